@@ -1,0 +1,295 @@
+//! What can go wrong with a call, and what may be done about it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// What kind of thing went wrong, whatever the wire said. Providers map their errors to it; retry,
+/// breaker and recovery policies are written in its terms (SCOPE R6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// No connection, or it was lost before the dependency can have acted.
+    Connection,
+    /// A time limit passed: ours around the call, or one that the dependency reports.
+    Timeout,
+    /// Too many requests for now; waiting helps.
+    RateLimited,
+    /// The quota or credit is used up; waiting a moment does not help.
+    QuotaExhausted,
+    /// The dependency says that it is overloaded or down (503, 529).
+    Unavailable,
+    /// The dependency failed inside (500, 502).
+    Server,
+    /// The answer could not be understood: cut, garbled, not what the protocol says.
+    Malformed,
+    /// The credentials are missing or wrong.
+    Authentication,
+    /// The credentials are right and the operation is not allowed.
+    Permission,
+    /// The request is wrong; the same request will be wrong again.
+    InvalidRequest,
+    /// What was asked for does not exist.
+    NotFound,
+    /// The state of the dependency contradicts the request.
+    Conflict,
+    /// The conversation is larger than the model's context.
+    ContextTooLong,
+    /// The dependency refused by its own policy (content filter, refusal).
+    Refused,
+    /// The caller gave up.
+    Cancelled,
+    /// The call may or may not have taken effect, and nobody knows.
+    OutcomeUnknown,
+    /// A defect on this side.
+    Internal,
+}
+
+/// What may be done about an error (SCOPE R6, C4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovery {
+    /// Waiting and trying again may help.
+    Transient,
+    /// Going on from the last good state may help, once something has changed.
+    Checkpoint,
+    /// Nothing on this side helps.
+    Fatal,
+}
+
+impl ErrorClass {
+    /// What may be done about an error of this class.
+    #[must_use]
+    pub const fn recovery(self) -> Recovery {
+        match self {
+            Self::Connection
+            | Self::Timeout
+            | Self::RateLimited
+            | Self::Unavailable
+            | Self::Server
+            | Self::Malformed => Recovery::Transient,
+            Self::QuotaExhausted
+            | Self::Conflict
+            | Self::ContextTooLong
+            | Self::Cancelled
+            | Self::OutcomeUnknown => Recovery::Checkpoint,
+            Self::Authentication
+            | Self::Permission
+            | Self::InvalidRequest
+            | Self::NotFound
+            | Self::Refused
+            | Self::Internal => Recovery::Fatal,
+        }
+    }
+
+    /// The class as one stable `snake_case` word, for logs, labels and stored events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Timeout => "timeout",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExhausted => "quota_exhausted",
+            Self::Unavailable => "unavailable",
+            Self::Server => "server",
+            Self::Malformed => "malformed",
+            Self::Authentication => "authentication",
+            Self::Permission => "permission",
+            Self::InvalidRequest => "invalid_request",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::ContextTooLong => "context_too_long",
+            Self::Refused => "refused",
+            Self::Cancelled => "cancelled",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// An error that says its class. Every error that a guarded operation returns implements it.
+pub trait Classify {
+    /// The class of this error.
+    fn class(&self) -> ErrorClass;
+
+    /// How long the dependency asked us to wait (`Retry-After`), if it did.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// What the end of one attempt says about the dependency's health. Only [`Verdict::Failure`] moves a
+/// breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answered.
+    Success,
+    /// It failed in a way that speaks against it.
+    Failure,
+    /// The caller's fault, a local refusal or a cancellation: counts nowhere.
+    Neutral,
+    /// It asked us to slow down: sets the cooldown, does not move the breaker.
+    Throttled {
+        /// When it may be asked again, if it said so.
+        until: Option<Instant>,
+    },
+    /// A write whose outcome nobody knows: speaks against the dependency, and is never retried blindly.
+    Unknown,
+}
+
+/// Which time limit fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeoutLayer {
+    /// The limit of one attempt.
+    Attempt,
+    /// The limit of the whole call, attempts and waits together, or the caller's deadline.
+    Total,
+    /// The limit to the first item of a stream.
+    FirstItem,
+    /// The limit between two items of a stream.
+    Idle,
+}
+
+/// A refusal on this side: the dependency was not called.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// The breaker is open.
+    #[error("the circuit breaker is open, next probe in {retry_after:?}")]
+    BreakerOpen {
+        /// Time to the next permitted probe.
+        retry_after: Duration,
+    },
+    /// The dependency asked for quiet and the time is not over.
+    #[error("cooling down after a rate limit, for another {retry_after:?}")]
+    Cooldown {
+        /// Time to the end of the cooldown.
+        retry_after: Duration,
+    },
+    /// All permits are in use and the queue is full.
+    #[error("{in_flight} calls in flight and {queued} waiting: the queue is full")]
+    QueueFull {
+        /// Calls in flight at that moment.
+        in_flight: usize,
+        /// Calls waiting at that moment.
+        queued: usize,
+    },
+    /// No permit became free within the longest wait that the policy allows.
+    #[error("waited {waited:?} in the queue, the longest that is allowed")]
+    QueueTimeout {
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// The caller's deadline had passed, or would pass before the call could start.
+    #[error("the caller's deadline passed before the call could start")]
+    Deadline,
+}
+
+/// Why a guarded call has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError<E> {
+    /// Refused on this side; the dependency was not called by the last attempt.
+    #[error("`{dependency}` was not called: {reason}")]
+    Rejected {
+        /// The guard's name.
+        dependency: std::sync::Arc<str>,
+        /// Why.
+        reason: Rejection,
+        /// Attempts that had reached the dependency before.
+        attempts: u32,
+    },
+    /// A time limit passed. For anything but a read the outcome is unknown: see [`CallError::class`].
+    #[error(
+        "`{dependency}` did not answer within {limit:?} ({layer:?} timeout, attempt {attempts})"
+    )]
+    TimedOut {
+        /// The guard's name.
+        dependency: std::sync::Arc<str>,
+        /// Which limit.
+        layer: TimeoutLayer,
+        /// Its length.
+        limit: Duration,
+        /// Attempts that reached the dependency.
+        attempts: u32,
+        /// Whether the last attempt was a write that may have taken effect.
+        outcome_unknown: bool,
+    },
+    /// The dependency failed, and the policy allows no further attempt.
+    #[error("`{dependency}` failed after {attempts} attempt(s)")]
+    Failed {
+        /// The guard's name.
+        dependency: std::sync::Arc<str>,
+        /// Attempts that reached the dependency.
+        attempts: u32,
+        /// The last error.
+        #[source]
+        source: E,
+    },
+    /// A stream ended before it was complete, and the policy allows no further attempt.
+    #[error("the answer of `{dependency}` was cut off (attempt {attempts})")]
+    Cut {
+        /// The guard's name.
+        dependency: std::sync::Arc<str>,
+        /// Attempts that reached the dependency.
+        attempts: u32,
+    },
+    /// The dependency asked for a longer wait than the policy sleeps. A durable caller parks the run
+    /// until then.
+    #[error("`{dependency}` asks to wait {retry_after:?}, longer than this call may sleep")]
+    RetryLater {
+        /// The guard's name.
+        dependency: std::sync::Arc<str>,
+        /// How long.
+        retry_after: Duration,
+        /// Attempts that reached the dependency.
+        attempts: u32,
+        /// The error that said so.
+        #[source]
+        source: E,
+    },
+}
+
+impl<E: Classify> CallError<E> {
+    /// The class of this error; a timed-out write is [`ErrorClass::OutcomeUnknown`].
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Rejected { reason: Rejection::Deadline, .. } => ErrorClass::Timeout,
+            Self::Rejected { reason: Rejection::Cooldown { .. }, .. } => ErrorClass::RateLimited,
+            Self::Rejected { .. } => ErrorClass::Unavailable,
+            Self::TimedOut { outcome_unknown: true, .. } => ErrorClass::OutcomeUnknown,
+            Self::TimedOut { .. } => ErrorClass::Timeout,
+            Self::Cut { .. } => ErrorClass::Malformed,
+            Self::Failed { source, .. } | Self::RetryLater { source, .. } => source.class(),
+        }
+    }
+}
+
+impl<E> CallError<E> {
+    /// When the same call has a chance again, if that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Rejected { reason: Rejection::BreakerOpen { retry_after }, .. }
+            | Self::Rejected { reason: Rejection::Cooldown { retry_after }, .. }
+            | Self::RetryLater { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
+    /// Attempts that reached the dependency.
+    #[must_use]
+    pub const fn attempts(&self) -> u32 {
+        match self {
+            Self::Rejected { attempts, .. }
+            | Self::TimedOut { attempts, .. }
+            | Self::Cut { attempts, .. }
+            | Self::Failed { attempts, .. }
+            | Self::RetryLater { attempts, .. } => *attempts,
+        }
+    }
+}

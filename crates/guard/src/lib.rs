@@ -1,0 +1,22 @@
+//! One protected call to one dependency.
+//!
+//! A [`Guard`] stands in front of one dependency (a model, a tool, a server) and decides, for every
+//! call: may it go now, how long may it take, is it tried again, and what does its end say about the
+//! dependency's health. Policies are data ([`Policy`]) and may be replaced while calls are in flight.
+//!
+//! ```text
+//! deadline -> retry loop -> cooldown, breaker (a look) -> joint admission -> attempt timer -> the call -> verdict
+//!                ^  no permit held while it sleeps                                                     |
+//!                +-------------------------------------------------------------------------------------+
+//! ```
+//!
+//! This crate knows time (tokio's, so that paused time tests it), memory and randomness. It knows no
+//! HTTP, SQL, JSON or models.
+
+mod call;
+mod error;
+mod policy;
+
+pub use call::{Answer, Attempt, CallContext, CallReport, Effect, Guard};
+pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
+pub use policy::{BreakerPolicy, Policy, PolicyError, RetryPolicy};

@@ -1,0 +1,8 @@
+//! What is outside: models and tools, their wire formats, and the child processes behind them.
+//!
+//! This crate translates. It never retries, never waits by policy and never counts money; it says
+//! what went wrong in the guard's words ([`steadfast_guard::ErrorClass`]) and leaves the decision to
+//! the caller. It owns every child process that Steadfast starts.
+
+pub mod model;
+pub mod tool;

@@ -1,0 +1,153 @@
+//! What happened, durably, in order.
+//!
+//! A store keeps, per run, an append-only log of events; beside it checkpoints that fold a prefix of
+//! the log, blobs by hash, one index card ([`RunHead`]) per run, and the leases of the nodes that
+//! execute runs. Events, checkpoints and summaries are opaque bytes here: this crate does not know
+//! what a model, a budget or an agent loop is.
+//!
+//! **Acknowledged means durable.** When a method that writes has returned `Ok`, its effect has reached
+//! the disk and survives a crash of the process and of the machine. When it has returned an error
+//! other than [`StoreError::Unavailable`], nothing was written. When its future was dropped, the write
+//! may or may not have happened; the caller finds out by reading the head.
+//!
+//! Every backend passes the one suite in `contract`.
+
+mod error;
+mod types;
+
+pub use error::StoreError;
+pub use types::{
+    Append, Appended, Blob, BlobHash, Checkpoint, Created, Disposition, Fence, HeadUpdate,
+    NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, StoredEvent, Timestamp,
+};
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// The append-only log of each run, and what is stored in its transactions.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Starts a run's log with its first events and its index card.
+    ///
+    /// Once it has returned [`Created::New`], run, events and card are on disk. With a `key` that the
+    /// tenant has used before, nothing is written and [`Created::Existing`] carries that run's card.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if the id is taken; otherwise as [`Journal::append`].
+    async fn create(&self, run: NewRun) -> Result<Created, StoreError>;
+
+    /// Appends events, and with them, in one transaction, blobs, a checkpoint and the index card.
+    ///
+    /// Once it has returned, all of it is on disk. The fence and `expected_seq` are checked in the
+    /// same transaction: a caller that lost its lease, or that folded an older log, writes nothing.
+    /// One caller's refusal never affects another caller's append.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Conflict`], [`StoreError::NotFound`],
+    /// [`StoreError::TooLarge`]: nothing was written. [`StoreError::Unavailable`]: the medium failed;
+    /// the store accepts no further writes until it is opened again.
+    async fn append(&self, append: Append) -> Result<Appended, StoreError>;
+
+    /// Events of a run with `seq > after`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such run.
+    async fn read(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// The checkpoints kept for a run, newest (by sequence number) first; at most
+    /// [`CHECKPOINTS_KEPT`].
+    ///
+    /// # Errors
+    /// As [`Journal::read`], except that a run without checkpoints gives an empty list.
+    async fn checkpoints(&self, run: RunId) -> Result<Vec<Checkpoint>, StoreError>;
+
+    /// The bytes of a blob, or `None`. What is returned has been checked against its hash.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the stored bytes do not have that hash.
+    async fn blob(&self, hash: BlobHash) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// The index cards of runs.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// A run's index card, or `None`.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn head(&self, run: RunId) -> Result<Option<RunHead>, StoreError>;
+
+    /// Index cards, newest run first, one page; the cursor of the next page stays valid while runs
+    /// are added.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn list(&self, filter: RunFilter) -> Result<Page, StoreError>;
+
+    /// How many runs are in each state, at most `cap` counted per state (so that a console page never
+    /// scans a million rows).
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError>;
+}
+
+/// Who executes which run. Expiry is decided by the store's clock, never by a node's.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Registers a node, or renews its lease for another `ttl`.
+    ///
+    /// # Errors
+    /// [`StoreError::NodeLost`] if this node's lease had expired and another node may have taken its
+    /// runs: it must drop them and register anew under another id.
+    async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError>;
+
+    /// Gives back everything a node holds, and its lease: its running runs become ready at once.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn retire(&self, node: &NodeId) -> Result<(), StoreError>;
+
+    /// Takes up to `limit` runs for a node: those that are ready, whose wake-up time has come, or
+    /// whose owner's lease has expired; highest priority first, then longest waiting. Each gets a
+    /// new epoch, which fences every earlier owner.
+    ///
+    /// # Errors
+    /// [`StoreError::NodeLost`] if the node holds no lease.
+    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError>;
+
+    /// The earliest wake-up time of a parked run, or the earliest expiry of a lease that holds runs.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError>;
+}
+
+/// Everything a runtime needs from a store.
+#[async_trait]
+pub trait Store: Journal + Catalog + Leases + 'static {
+    /// A short name for messages: what it is and where, without secrets.
+    fn describe(&self) -> String;
+
+    /// The store's wall clock.
+    fn now(&self) -> Timestamp;
+
+    /// Finishes what was accepted, then closes; every later call is [`StoreError::Unavailable`].
+    ///
+    /// # Errors
+    /// The medium failed while closing.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Checkpoints kept per run (SCOPE C3).
+pub const CHECKPOINTS_KEPT: usize = 5;
+
+/// Largest event body, checkpoint or blob that is accepted, in bytes (64 MiB).
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;

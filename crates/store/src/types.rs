@@ -1,0 +1,326 @@
+//! The words of the store: what goes in and what comes out.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Names a run. UUID version 7: sorts by creation time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(Uuid);
+
+impl RunId {
+    /// A new id, later than every id made before on this machine.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id as 16 bytes, in sort order.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id from its 16 bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(text).map(Self)
+    }
+}
+
+/// Names a node: one process that executes runs, from its start to its end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(String);
+
+impl NodeId {
+    /// A new node id.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7().as_simple().to_string())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for NodeId {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Wall time, in milliseconds since 1970-01-01 UTC.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+/// The BLAKE3 hash of a blob's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlobHash(pub [u8; 32]);
+
+impl BlobHash {
+    /// The hash of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Display for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for BlobHash {
+    type Err = blake3::HexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes()))
+    }
+}
+
+/// Bytes that are stored once, whoever refers to them.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// Their hash.
+    pub hash: BlobHash,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+impl Blob {
+    /// A blob of some bytes.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        Self { hash: BlobHash::of(&bytes), bytes }
+    }
+}
+
+/// An event before it has a place in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What kind of event; a stable word.
+    pub kind: Cow<'static, str>,
+    /// The version of the body's format, so that an old log can be read by newer code.
+    pub version: u16,
+    /// The body, opaque here.
+    pub body: Bytes,
+}
+
+/// An event in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place in the run's log: 1, 2, 3, ... without holes.
+    pub seq: u64,
+    /// When it was committed, by the store's clock.
+    pub at: Timestamp,
+    /// What kind of event.
+    pub kind: String,
+    /// The version of the body's format.
+    pub version: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// A folded prefix of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last event that is folded in. Newer means larger, as a number (SCOPE C3).
+    pub seq: u64,
+    /// When it was taken.
+    pub at: Timestamp,
+    /// The snapshot, opaque here.
+    pub body: Bytes,
+}
+
+/// What the scheduler may do with a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    /// Any node may claim it.
+    Ready,
+    /// Its owner executes it; others may claim it only once the owner's lease has expired.
+    Held,
+    /// Nobody executes it until the wake-up time, if there is one.
+    Parked {
+        /// When it becomes claimable by itself.
+        wake_at: Option<Timestamp>,
+    },
+    /// It is over and is never claimed again.
+    Ended,
+}
+
+/// A run's index card: what lists and schedulers need without reading its log. `tenant`, `agent`,
+/// `state` and `summary` are labels that the store keeps and filters by, but does not interpret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunHead {
+    /// The run.
+    pub id: RunId,
+    /// Whose run it is.
+    pub tenant: String,
+    /// What executes it.
+    pub agent: String,
+    /// Its state, as one word.
+    pub state: String,
+    /// What the scheduler may do with it.
+    pub disposition: Disposition,
+    /// Higher goes first. 0 is normal.
+    pub priority: i32,
+    /// Rises with every change of owner; an append under an older one is refused.
+    pub epoch: u64,
+    /// The node that holds it, while it is held.
+    pub owner: Option<NodeId>,
+    /// The sequence number of its last event.
+    pub head_seq: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its log last grew or its owner changed.
+    pub updated_at: Timestamp,
+    /// Whatever lists show beside it.
+    pub summary: Bytes,
+}
+
+/// A run to be created. It starts with epoch 0 and no owner.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its id.
+    pub id: RunId,
+    /// Whose run it is.
+    pub tenant: String,
+    /// What executes it.
+    pub agent: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// A key that makes creating it idempotent within the tenant.
+    pub key: Option<String>,
+    /// Its first events.
+    pub events: Vec<NewEvent>,
+    /// Blobs that the events refer to.
+    pub blobs: Vec<Blob>,
+    /// Its first state.
+    pub head: HeadUpdate,
+}
+
+/// What [`Journal::create`](crate::Journal::create) did.
+#[derive(Clone, Debug)]
+pub enum Created {
+    /// The run is new and on disk.
+    New(RunHead),
+    /// The tenant has used the key before; this is that run.
+    Existing(RunHead),
+}
+
+/// The new face of an index card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadUpdate {
+    /// The state, as one word.
+    pub state: String,
+    /// What the scheduler may do with the run. Anything but [`Disposition::Held`] gives up ownership.
+    pub disposition: Disposition,
+    /// Whatever lists show beside it.
+    pub summary: Bytes,
+}
+
+/// By what right an append is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// The caller holds the run under this epoch; refused if the run has moved on.
+    Holding {
+        /// The epoch of the claim.
+        epoch: u64,
+    },
+    /// The caller takes the run from whoever holds it: the epoch rises by one in the same
+    /// transaction, which fences the owner. Commands (cancel, resume) use it. The append's head
+    /// update must not be [`Disposition::Held`].
+    Seize,
+}
+
+/// One atomic addition to a run's log.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// The run.
+    pub run: RunId,
+    /// By what right.
+    pub fence: Fence,
+    /// The last event that the caller knows; refused if the log has grown since.
+    pub expected_seq: u64,
+    /// The events, in order. May be empty if something else is to be written.
+    pub events: Vec<NewEvent>,
+    /// Blobs to keep; those that are there already cost nothing.
+    pub blobs: Vec<Blob>,
+    /// A snapshot of the state after these events; the oldest beyond
+    /// [`CHECKPOINTS_KEPT`](crate::CHECKPOINTS_KEPT) is dropped.
+    pub checkpoint: Option<Bytes>,
+    /// The new face of the index card, if it changes.
+    pub head: Option<HeadUpdate>,
+}
+
+/// Where an append ended up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The last event's sequence number.
+    pub head_seq: u64,
+    /// The run's epoch now.
+    pub epoch: u64,
+    /// The time that the events carry.
+    pub at: Timestamp,
+}
+
+/// Which runs a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this agent's.
+    pub agent: Option<String>,
+    /// Only in one of these states; empty means any.
+    pub states: Vec<String>,
+    /// Only runs older than this one: the cursor that the page before ended with.
+    pub before: Option<RunId>,
+    /// Rows on a page; 0 means 50, and more than 500 means 500.
+    pub limit: usize,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The rows, newest run first.
+    pub runs: Vec<RunHead>,
+    /// The cursor of the next page; `None` on the last.
+    pub next: Option<RunId>,
+}
