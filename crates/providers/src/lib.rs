@@ -4,5 +4,9 @@
 //! what went wrong in the guard's words ([`steadfast_guard::ErrorClass`]) and leaves the decision to
 //! the caller. It owns every child process that Steadfast starts.
 
+pub mod arguments;
+pub mod builtin;
+pub mod mcp;
 pub mod model;
+pub mod process;
 pub mod tool;
