@@ -114,10 +114,8 @@ pub fn parse_mcp_servers(
     servers
         .iter()
         .map(|(name, value)| {
-            let config = McpServerConfig::from_json(value).map_err(|reason| McpConfigError {
-                place: format!("mcpServers.{name}"),
-                reason,
-            })?;
+            let config = McpServerConfig::from_json(value)
+                .map_err(|reason| McpConfigError { place: format!("mcpServers.{name}"), reason })?;
             Ok((name.clone(), config))
         })
         .collect()

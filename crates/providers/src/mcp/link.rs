@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use rmcp::ClientHandler;
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ErrorCode, ErrorData, Implementation, ListRootsResult,
-    PaginatedRequestParams, ProtocolVersion, Tool,
+    ClientCapabilities, ClientConfig, ErrorCode, ErrorData, Implementation, PaginatedRequestParams,
+    ProtocolVersion, Tool,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, RequestContext, RoleClient, RunningService,
     serve_client_with_lifecycle_and_ct,
 };
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +59,7 @@ impl std::fmt::Debug for Link {
 #[derive(Debug)]
 pub(super) struct Client;
 
+#[expect(deprecated, reason = "servers of the 2025 era still ask for roots, and must be answered")]
 impl ClientHandler for Client {
     fn get_info(&self) -> ClientConfig {
         let mut info = ClientConfig::new(
@@ -72,7 +73,7 @@ impl ClientHandler for Client {
     async fn list_roots(
         &self,
         _context: RequestContext<RoleClient>,
-    ) -> Result<ListRootsResult, ErrorData> {
+    ) -> Result<rmcp::model::ListRootsResult, ErrorData> {
         Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "roots are not offered", None))
     }
 }
@@ -96,7 +97,7 @@ impl Link {
         let listener = Arc::clone(stderr);
         // Whatever holds the pipe, the reader ends with the server; a dropped start-up ends it too.
         let unlisten = ended.clone();
-        tasks.spawn(async move {
+        let listening = tasks.spawn(async move {
             tokio::select! {
                 () = listener.fill(words) => {}
                 () = unlisten.cancelled() => {}
@@ -110,7 +111,17 @@ impl Link {
             lifecycle(era),
             connection.clone(),
         );
-        let service = Box::pin(greeting).await.map_err(|error| describe(&error))?;
+        let service = match Box::pin(greeting).await {
+            Ok(service) => service,
+            Err(error) => {
+                drop(child);
+                // Its last words tell more than our error does, and may still be in the pipe.
+                if timeout(DRAIN, listening).await.is_err() {
+                    tracing::debug!("a process outside the group holds stderr of an MCP server");
+                }
+                return Err(describe(&error));
+            }
+        };
         quiet.disarm();
         let stop = CancellationToken::new();
         let group = child.group();
@@ -224,8 +235,7 @@ fn describe(error: &ClientInitializeError) -> String {
         }
         ClientInitializeError::LegacyFallbackFailed { fallback, .. } => describe(fallback),
         ClientInitializeError::NoCompatibleProtocolVersion { server_supported, .. } => {
-            let versions: Vec<String> =
-                server_supported.iter().map(ToString::to_string).collect();
+            let versions: Vec<String> = server_supported.iter().map(ToString::to_string).collect();
             format!("it speaks no protocol version that we do, only: {}", versions.join(", "))
         }
         _ => "its answer to the greeting is not what the protocol says".to_owned(),

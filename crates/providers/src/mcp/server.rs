@@ -165,10 +165,8 @@ impl Shared {
     /// A live connection; a dead server is started again, but not too often. If dropped, a server that was
     /// being started is killed.
     pub(super) async fn link(&self) -> Result<Arc<Link>, NoLink> {
-        let refuse = |message: &str, retry_after| NoLink {
-            message: self.explain(message),
-            retry_after,
-        };
+        let refuse =
+            |message: &str, retry_after| NoLink { message: self.explain(message), retry_after };
         let mut state = self.state.lock().await;
         if state.closed {
             return Err(refuse("the server has been shut down", None));
@@ -180,7 +178,10 @@ impl Shared {
         let pause = MIN_PAUSE.saturating_mul(1 << state.failures.min(5)).min(MAX_PAUSE);
         let since = state.started.elapsed();
         if since < pause {
-            return Err(refuse("the server is dead and was started only just now", Some(pause - since)));
+            return Err(refuse(
+                "the server is dead and was started only just now",
+                Some(pause - since),
+            ));
         }
         state.started = Instant::now();
         state.failures += 1;
@@ -194,7 +195,11 @@ impl Shared {
                 state.link = Some(Arc::clone(&link));
                 Ok(link)
             }
-            Err(reason) => Err(refuse(&format!("the server did not start again: {reason}"), None)),
+            Err(reason) => {
+                // It may have been replaced by a version of the other kind.
+                state.era = Era::Probe;
+                Err(refuse(&format!("the server did not start again: {reason}"), None))
+            }
         }
     }
 

@@ -61,7 +61,9 @@ impl McpTool {
 
     fn failed(&self, failure: &ServiceError) -> ToolError {
         let (class, message) = match failure {
-            ServiceError::McpError(error) => (refusal(error), self.shared.stderr.redact(&error.message)),
+            ServiceError::McpError(error) => {
+                (refusal(error), self.shared.stderr.redact(&error.message))
+            }
             ServiceError::TransportClosed | ServiceError::TransportSend(_) => (
                 self.unanswered(ErrorClass::Connection),
                 self.shared.explain("the server ended before it answered"),
@@ -182,7 +184,10 @@ mod tests {
         assert_ne!(dotted, other);
         for name in [dotted, other, public_name("s", &"x".repeat(100)), public_name("é", "ü")] {
             assert!(name.len() <= 64, "{name}");
-            assert!(name.chars().all(|l| l.is_ascii_alphanumeric() || l == '_' || l == '-'), "{name}");
+            assert!(
+                name.chars().all(|l| l.is_ascii_alphanumeric() || l == '_' || l == '-'),
+                "{name}"
+            );
         }
         assert_ne!(public_name("s", &"x".repeat(100)), public_name("s", &"x".repeat(101)));
     }

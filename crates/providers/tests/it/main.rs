@@ -1,0 +1,5 @@
+//! Tests against real processes, files and sockets.
+
+mod builtin;
+mod mcp;
+mod process;
