@@ -87,7 +87,7 @@ impl Element {
                     Some(Value::String(text)) => filled.push_str(text),
                     Some(Value::Number(number)) => filled.push_str(&number.to_string()),
                     Some(Value::Bool(truth)) => {
-                        filled.push_str(if *truth { "true" } else { "false" })
+                        filled.push_str(if *truth { "true" } else { "false" });
                     }
                     Some(_) => return Err(format!("`{name}` must be a string, number or boolean")),
                     None => return Err(format!("`{name}` is missing")),

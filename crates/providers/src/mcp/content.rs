@@ -5,7 +5,7 @@ use rmcp::model::{CallToolResult, ContentBlock, ResourceContents};
 use crate::tool::ToolOutput;
 
 /// Texts are joined; what is not text is described, since the model is given text only.
-pub(super) fn output(result: CallToolResult) -> ToolOutput {
+pub(super) fn output(result: &CallToolResult) -> ToolOutput {
     let is_error = result.is_error.unwrap_or(false);
     let has_text = result.content.iter().any(|block| matches!(block, ContentBlock::Text(_)));
     let mut parts: Vec<String> = result.content.iter().map(describe).collect();
@@ -53,15 +53,15 @@ mod tests {
             ContentBlock::image("aGVsbG8=", "image/png"),
             ContentBlock::text("two"),
         ]);
-        assert_eq!(output(result).content, "one\n[image image/png, 5 bytes]\ntwo");
+        assert_eq!(output(&result).content, "one\n[image image/png, 5 bytes]\ntwo");
     }
 
     #[test]
     fn structured_content_is_shown_only_without_text() {
         let mut result = CallToolResult::success(vec![]);
         result.structured_content = Some(json!({"sum": 3}));
-        assert_eq!(output(result.clone()).content, r#"{"sum":3}"#);
+        assert_eq!(output(&result).content, r#"{"sum":3}"#);
         result.content.push(ContentBlock::text("three"));
-        assert_eq!(output(result).content, "three");
+        assert_eq!(output(&result).content, "three");
     }
 }

@@ -115,7 +115,7 @@ impl Tool for McpTool {
             }
         };
         match answer {
-            Ok(CallToolResponse::Complete(result)) => Ok(content::output(result)),
+            Ok(CallToolResponse::Complete(result)) => Ok(content::output(&result)),
             Ok(CallToolResponse::InputRequired(_)) => {
                 let message = "the server asks for input, which is not offered to it".to_owned();
                 Err(self.error(ErrorClass::InvalidRequest, message))
