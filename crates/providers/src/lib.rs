@@ -4,5 +4,10 @@
 //! what went wrong in the guard's words ([`steadfast_guard::ErrorClass`]) and leaves the decision to
 //! the caller. It owns every child process that Steadfast starts.
 
+pub mod anthropic;
+pub mod http;
 pub mod model;
+pub mod openai;
+pub mod sse;
+pub mod tokens;
 pub mod tool;
