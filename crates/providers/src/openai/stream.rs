@@ -206,3 +206,48 @@ impl Accumulator {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FinishReason;
+    use crate::sse::Parser;
+
+    const RECORDED: &str = concat!(
+        ": ka\n\ndata: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"é\"}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":",
+        "{\"name\":\"f\",\"arguments\":\"{\"}},{\"index\":1,\"id\":\"b\",\"function\":{\"name\":\"g\"}}]}}]}\r\n\r\n",
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"}\"}}]},",
+        "\"finish_reason\":\"tool_calls\"}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":2,",
+        "\"prompt_tokens_details\":{\"cached_tokens\":4}}}\n\ndata: [DONE]\n\n",
+    );
+
+    fn read(pieces: [&[u8]; 2]) -> VecDeque<ModelDelta> {
+        let (mut parser, mut accumulator) = (Parser::default(), Accumulator::default());
+        let (mut events, mut out) = (Vec::new(), VecDeque::new());
+        for piece in pieces {
+            parser.feed(piece, &mut events).unwrap();
+        }
+        for event in &events {
+            accumulator.event(event, &mut out).unwrap();
+        }
+        out
+    }
+
+    #[test]
+    fn a_recorded_stream_cut_at_every_byte_reads_the_same_and_a_prefix_is_never_done() {
+        let whole = read([RECORDED.as_bytes(), b""]);
+        let Some(ModelDelta::Done(answer)) = whole.back() else { panic!("{whole:?}") };
+        assert_eq!((answer.text.as_str(), answer.finish), ("é", FinishReason::ToolCalls));
+        assert_eq!(answer.tool_calls[0].arguments, "{}");
+        assert_eq!(answer.tool_calls[1].id, "b");
+        assert_eq!((answer.usage.input_uncached, answer.usage.cache_read), (Some(6), Some(4)));
+        for cut in 0..RECORDED.len() {
+            let (head, tail) = RECORDED.as_bytes().split_at(cut);
+            assert_eq!(read([head, tail]), whole, "cut at {cut}");
+            let done = matches!(read([head, b""]).back(), Some(ModelDelta::Done(_)));
+            assert!(!done, "done after {cut} bytes");
+        }
+    }
+}
