@@ -4,9 +4,14 @@
 //! what went wrong in the guard's words ([`steadfast_guard::ErrorClass`]) and leaves the decision to
 //! the caller. It owns every child process that Steadfast starts.
 
+pub mod anthropic;
 pub mod arguments;
 pub mod builtin;
+pub mod http;
 pub mod mcp;
 pub mod model;
+pub mod openai;
 pub mod process;
+pub mod sse;
+pub mod tokens;
 pub mod tool;

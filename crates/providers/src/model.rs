@@ -110,6 +110,14 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
+impl ToolCall {
+    /// The arguments as a JSON object, if they are one.
+    #[must_use]
+    pub fn arguments_object(&self) -> Option<serde_json::Map<String, Value>> {
+        serde_json::from_str(&self.arguments).ok()
+    }
+}
+
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelAnswer {

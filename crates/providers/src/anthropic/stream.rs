@@ -1,0 +1,200 @@
+//! A streamed Anthropic answer, event by event.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::response::{Block, finish_reason, merge_usage};
+use crate::http::{Accumulate, WireError};
+use crate::model::{ModelAnswer, ModelDelta, ToolCall, Usage};
+use crate::sse::Event;
+
+/// More blocks than this in one answer are nonsense.
+const MAX_BLOCKS: usize = 4096;
+
+#[derive(Deserialize)]
+struct BlockStart {
+    index: u64,
+    content_block: Block,
+}
+
+#[derive(Deserialize)]
+struct BlockDelta {
+    index: u64,
+    delta: Delta,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    partial_json: Option<String>,
+}
+
+enum Open {
+    Text,
+    Call { at: usize },
+    Ignored,
+}
+
+struct Call {
+    id: String,
+    name: String,
+    /// What stood in the block's start; holds only if no pieces follow.
+    whole: Option<Value>,
+    pieces: String,
+}
+
+/// The answer so far.
+#[derive(Default)]
+pub(super) struct Accumulator {
+    begun: bool,
+    model: String,
+    text: String,
+    blocks: BTreeMap<u64, Open>,
+    calls: Vec<Call>,
+    stop_reason: Option<String>,
+    usage: Usage,
+}
+
+impl Accumulate for Accumulator {
+    const TERMINATOR: &'static str = "message_stop";
+
+    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireError> {
+        let json: Value = serde_json::from_str(&event.data)
+            .map_err(|error| WireError::malformed(format!("an event is not JSON: {error}")))?;
+        let kind = json.get("type").and_then(Value::as_str).or(event.name.as_deref());
+        match kind.unwrap_or_default() {
+            "error" => return Err(WireError::in_stream(&json)),
+            "message_start" => self.start(&json),
+            "content_block_start" => return self.block_start(typed(json)?, out),
+            "content_block_delta" => return self.block_delta(typed(json)?, out),
+            "message_delta" => self.message_delta(&json),
+            "message_stop" => {
+                out.push_back(ModelDelta::Done(Box::new(self.finish()?)));
+                return Ok(());
+            }
+            _ => {}
+        }
+        out.push_back(ModelDelta::Activity);
+        Ok(())
+    }
+}
+
+fn typed<T: serde::de::DeserializeOwned>(json: Value) -> Result<T, WireError> {
+    serde_json::from_value(json)
+        .map_err(|error| WireError::malformed(format!("an event is not as it should be: {error}")))
+}
+
+impl Accumulator {
+    fn start(&mut self, json: &Value) {
+        self.begun = true;
+        if let Some(model) = json.pointer("/message/model").and_then(Value::as_str) {
+            model.clone_into(&mut self.model);
+        }
+        if let Some(usage) = json.pointer("/message/usage") {
+            merge_usage(&mut self.usage, usage);
+        }
+    }
+
+    fn message_delta(&mut self, json: &Value) {
+        if let Some(reason) = json.pointer("/delta/stop_reason").and_then(Value::as_str) {
+            self.stop_reason = Some(reason.to_owned());
+        }
+        if let Some(usage) = json.get("usage") {
+            merge_usage(&mut self.usage, usage);
+        }
+    }
+
+    fn block_start(
+        &mut self,
+        start: BlockStart,
+        out: &mut VecDeque<ModelDelta>,
+    ) -> Result<(), WireError> {
+        if self.blocks.len() == MAX_BLOCKS {
+            let what = format!("the answer has more than {MAX_BLOCKS} blocks");
+            return Err(WireError::malformed(what));
+        }
+        let BlockStart { index, content_block: block } = start;
+        let (open, delta) = match block.kind.as_str() {
+            "text" => {
+                let text = block.text.unwrap_or_default();
+                self.text.push_str(&text);
+                let delta =
+                    if text.is_empty() { ModelDelta::Activity } else { ModelDelta::Text(text) };
+                (Open::Text, delta)
+            }
+            "tool_use" => {
+                let (Some(id), Some(name)) = (block.id, block.name) else {
+                    return Err(WireError::malformed("a tool call has no id or no name"));
+                };
+                let at = self.calls.len();
+                let delta = ModelDelta::ToolCall {
+                    index: at,
+                    name: Some(name.clone()),
+                    arguments: String::new(),
+                };
+                self.calls.push(Call { id, name, whole: block.input, pieces: String::new() });
+                (Open::Call { at }, delta)
+            }
+            _ => (Open::Ignored, ModelDelta::Activity),
+        };
+        self.blocks.insert(index, open);
+        out.push_back(delta);
+        Ok(())
+    }
+
+    fn block_delta(
+        &mut self,
+        delta: BlockDelta,
+        out: &mut VecDeque<ModelDelta>,
+    ) -> Result<(), WireError> {
+        let BlockDelta { index, delta } = delta;
+        let open = self.blocks.get(&index).ok_or_else(|| {
+            WireError::malformed(format!("a delta for block {index}, which has not begun"))
+        })?;
+        out.push_back(match (open, delta.kind.as_str()) {
+            (Open::Text, "text_delta") => {
+                let text = delta.text.unwrap_or_default();
+                self.text.push_str(&text);
+                ModelDelta::Text(text)
+            }
+            (Open::Call { at }, "input_json_delta") => {
+                let arguments = delta.partial_json.unwrap_or_default();
+                self.calls[*at].pieces.push_str(&arguments);
+                ModelDelta::ToolCall { index: *at, name: None, arguments }
+            }
+            _ => ModelDelta::Activity,
+        });
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ModelAnswer, WireError> {
+        if !self.begun {
+            return Err(WireError::malformed("`message_stop` without `message_start`"));
+        }
+        let reason = self.stop_reason.take().ok_or_else(|| {
+            WireError::malformed("the stream said `message_stop` without a stop reason")
+        })?;
+        let call = |call: Call| ToolCall {
+            id: call.id,
+            name: call.name,
+            arguments: match call.whole {
+                _ if !call.pieces.is_empty() => call.pieces,
+                Some(whole) if whole.is_object() => whole.to_string(),
+                _ => "{}".to_owned(),
+            },
+        };
+        Ok(ModelAnswer {
+            text: std::mem::take(&mut self.text),
+            tool_calls: std::mem::take(&mut self.calls).into_iter().map(call).collect(),
+            finish: finish_reason(Some(&reason)),
+            usage: self.usage,
+            model: std::mem::take(&mut self.model),
+        })
+    }
+}
