@@ -1,1 +1,14 @@
-fn main() {}
+//! `steadfast`: the production runtime for AI agents, as one program.
+
+mod cli;
+mod config;
+mod console;
+mod node;
+mod server;
+mod simulated;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}
