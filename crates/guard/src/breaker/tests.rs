@@ -150,8 +150,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let health =
-        prop_oneof![Just(Health::Success), 3 => Just(Health::Failure), Just(Health::Neutral)];
+    let health = prop_oneof![
+1 => Just(Health::Success), 3 => Just(Health::Failure), 1 => Just(Health::Neutral)];
     prop_oneof![
         4 => Just(Step::Ask),
         4 => (any::<usize>(), health).prop_map(|(which, health)| Step::End(which, health)),
