@@ -5,6 +5,7 @@
 mod drops;
 mod endings;
 mod health;
+mod races;
 mod streams;
 
 use std::sync::Arc;
