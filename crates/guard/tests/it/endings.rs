@@ -208,3 +208,51 @@ async fn r2_the_queue_ends_by_its_own_limit_or_by_the_callers_deadline() {
     assert_eq!((snapshot.queued, snapshot.counters.rejected), (0, 2));
     running.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn r8_a_call_that_has_reached_the_dependency_sleeps_out_a_cooldown_that_another_began() {
+    let guard = guard(retrying());
+    let mut first = Box::pin(guard.call(READ, |attempt| async move {
+        if attempt.number == 1 { Err(limited(5)) } else { Ok(()) }
+    }));
+    let other = guard.call(READ, |_| async {
+        sleep(secs(2)).await;
+        Err::<(), _>(limited(20))
+    });
+    let mut other = Box::pin(other);
+    // the other one is in flight before the first one's cooldown begins
+    assert!(futures_util::poll!(other.as_mut()).is_pending());
+    assert!(futures_util::poll!(first.as_mut()).is_pending());
+    sleep(secs(2)).await;
+    assert!(futures_util::poll!(other.as_mut()).is_pending());
+    drop(other);
+    let answer = first.await.unwrap();
+    assert_eq!((answer.report.attempts, answer.report.waited), (2, secs(22)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_a_full_queue_met_by_a_retry_does_not_hide_its_last_error() {
+    let guard = guard(Policy { concurrency: 1, queue: 0, ..retrying() });
+    let mut call = Box::pin(guard.call(READ, |_| async { Err::<(), _>(limited(5)) }));
+    assert!(futures_util::poll!(call.as_mut()).is_pending());
+    sleep(secs(5)).await;
+    let mut other = Box::pin(guard.call(READ, |_| pending::<Result<(), Broken>>()));
+    assert!(futures_util::poll!(other.as_mut()).is_pending());
+    let error = call.await.unwrap_err();
+    assert!(matches!(error, CallError::Failed { attempts: 1, .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_forcing_the_breaker_open_refuses_those_in_the_queue_too() {
+    let guard = guard(Policy { concurrency: 1, ..single() });
+    let mut running = Box::pin(guard.call(READ, |_| pending::<Result<(), Broken>>()));
+    assert!(futures_util::poll!(running.as_mut()).is_pending());
+    let mut waiting = Box::pin(guard.call(READ, |_| async { Ok::<_, Broken>(()) }));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    guard.force_open();
+    let error = waiting.await.unwrap_err();
+    assert!(
+        matches!(error, CallError::Rejected { reason: Rejection::BreakerOpen { .. }, .. }),
+        "{error}"
+    );
+}

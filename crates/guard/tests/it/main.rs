@@ -1,8 +1,11 @@
 //! The guard from outside: what holds for whoever calls through it.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected fails")]
+
 mod drops;
 mod endings;
 mod health;
+mod races;
 mod streams;
 
 use std::sync::Arc;

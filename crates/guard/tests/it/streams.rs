@@ -1,6 +1,6 @@
 //! Streams: opening and reading is one attempt, under its limits.
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use steadfast_guard::{CallError, TimeoutLayer};
 use tokio::time::{Instant, sleep};
 
@@ -102,4 +102,19 @@ async fn r11_a_write_whose_answer_is_cut_has_an_unknown_outcome_and_is_not_repea
     assert!(matches!(error, CallError::Cut { attempts: 1, outcome_unknown: true, .. }), "{error}");
     assert_eq!((error.class(), reached.count()), (ErrorClass::OutcomeUnknown, 1));
     assert_eq!(guard.snapshot().consecutive_failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_a_stream_that_is_always_ready_is_cut_at_the_attempt_limit_too() {
+    let start = Instant::now();
+    let open = |_| async {
+        Ok(stream::iter(0..1000).map(|n| {
+            // the first poll moves the clock: a second passes with each item, and nothing is waited for
+            assert!(tokio::time::advance(secs(1)).now_or_never().is_none());
+            Ok(n)
+        }))
+    };
+    let ended = guard(single()).gather(READ, open, |_| None::<()>).await;
+    assert_eq!(timeout(ended), (TimeoutLayer::Attempt, secs(60)));
+    assert_eq!(start.elapsed(), secs(60));
 }
