@@ -31,7 +31,7 @@ pub(super) struct StepTable {
     usage: Option<UsageTable>,
     next: Option<Vec<BranchTable>>,
     each: Option<String>,
-    steps: Option<Vec<StepTable>>,
+    steps: Option<Vec<Self>>,
 }
 
 #[derive(Clone, Deserialize)]
