@@ -16,10 +16,12 @@ mod clock;
 mod error;
 mod memory;
 mod rules;
+mod sqlite;
 mod types;
 
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use sqlite::{SqliteOptions, SqliteStore};
 pub use types::{
     Append, Appended, Blob, BlobHash, Checkpoint, Created, Disposition, Fence, HeadUpdate,
     NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, StoredEvent, Timestamp,
