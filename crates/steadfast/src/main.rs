@@ -2,7 +2,6 @@
 
 mod cli;
 mod config;
-mod console;
 mod node;
 mod server;
 mod simulated;

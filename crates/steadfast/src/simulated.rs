@@ -42,7 +42,7 @@ impl SimulatedProvider {
         #[expect(clippy::disallowed_methods, reason = "owned here; `stop` waits for it")]
         let task = tokio::spawn(async move {
             // A stalled answer would hold a graceful shutdown for ever: ending the task ends it.
-            let serving = std::future::IntoFuture::into_future(axum::serve(listener, router));
+            let serving = axum::serve(listener, router).into_future();
             tokio::select! {
                 result = serving => if let Err(error) = result {
                     tracing::error!(%error, "the simulated provider ended");

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use steadfast_providers::process::{CommandLine, ProcessOwner, RunLimits};
+use tokio::time::Instant;
 
 use super::{Exit, output};
 
@@ -17,6 +19,9 @@ pub(super) enum Example {
     /// Apply a list of changes to a git repository, one commit each (SCOPE C8).
     Refactor,
 }
+
+/// Longest that one git command may take.
+const GIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rows of the generated data file.
 const ROWS: u64 = 12_000;
@@ -120,19 +125,28 @@ async fn make_repository(repo: &Path) -> anyhow::Result<()> {
         &["commit", "--quiet", "-m", "Begin"],
     ];
     for arguments in commands {
-        let mut command = CommandLine::new("git");
-        command.args = arguments.iter().map(|text| (*text).to_owned()).collect();
-        command.cwd = Some(repo.to_owned());
+        let mut command = CommandLine {
+            program: "git".to_owned(),
+            args: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            env: Vec::new(),
+            cwd: Some(repo.to_owned()),
+        };
         for kind in ["AUTHOR", "COMMITTER"] {
             command.env.push((format!("GIT_{kind}_NAME"), "Refactoring example".to_owned()));
             command.env.push((format!("GIT_{kind}_EMAIL"), "refactor@localhost".to_owned()));
         }
+        let limits = RunLimits {
+            deadline: Instant::now() + GIT_TIMEOUT,
+            output_bytes: 4096,
+            after_term: Duration::from_secs(1),
+        };
         let finished = owner
-            .run(&command, None, RunLimits::default())
+            .run(&command, None, limits)
             .await
             .context("cannot run `git`: the refactor example needs it; install git")?;
-        if !finished.success() {
-            bail!("`git {}` failed in {}: {}", arguments.join(" "), repo.display(), finished.stderr());
+        if !finished.status.is_some_and(|status| status.success()) {
+            let said = finished.stderr.text();
+            bail!("`git {}` failed in {}: {said}", arguments.join(" "), repo.display());
         }
     }
     Ok(())
@@ -143,9 +157,8 @@ async fn make_repository(repo: &Path) -> anyhow::Result<()> {
 fn sales() -> String {
     let mut state: u64 = 20_261_120;
     let mut next = |bound: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % bound
     };
     let regions = ["North", "South", "East", "West"];
@@ -162,8 +175,10 @@ fn sales() -> String {
             _ => (next(20) + 1).to_string(),
         };
         let price = if next(80) == 0 { String::new() } else { (next(49_900) + 100).to_string() };
-        let line =
-            writeln!(text, "S{order:05},2026-{month:02}-{day:02},{region},{product},{quantity},{price}");
+        let line = writeln!(
+            text,
+            "S{order:05},2026-{month:02}-{day:02},{region},{product},{quantity},{price}"
+        );
         debug_assert!(line.is_ok(), "writing to a string does not fail");
     }
     text

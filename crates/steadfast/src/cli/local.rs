@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use steadfast_runtime::{EventView, RunEvent, Runtime, RunView, Status, SubmitRun};
+use steadfast_runtime::{EventView, RunEvent, RunView, Runtime, Status, SubmitRun};
 
 use super::remote::exit_of;
 use super::{Exit, Output, output, start_logging};
@@ -116,7 +116,7 @@ impl Screen {
 
     fn show(&mut self, view: &EventView) {
         let Some(bar) = &self.bar else {
-            output::talk(&super::output::event(view));
+            output::talk(&output::event(view));
             return;
         };
         bar.tick();
@@ -125,7 +125,7 @@ impl Screen {
             bar.set_position(progress.step);
             bar.set_message(progress.description.clone());
         } else {
-            bar.set_message(super::output::event(view).trim_start().to_owned());
+            bar.set_message(output::event(view).trim_start().to_owned());
         }
     }
 

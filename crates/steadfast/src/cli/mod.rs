@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use steadfast_runtime::RuntimeError;
+
 use crate::config::{Config, ConfigError, LogFormat};
 
 /// The production runtime for AI agents.
@@ -22,12 +24,7 @@ struct Cli {
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
     /// The server that `submit`, `ps`, `show`, `watch`, `cancel` and `resume` talk to.
-    #[arg(
-        long,
-        global = true,
-        env = "STEADFAST_SERVER",
-        default_value = "http://127.0.0.1:7420"
-    )]
+    #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Text)]
@@ -193,10 +190,22 @@ pub(crate) fn main() -> ExitCode {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
             output::talk(&format!("error: {error:#}"));
-            let config = error.downcast_ref::<ConfigError>().is_some();
-            ExitCode::from(if config { CONFIG_EXIT } else { Exit::Failed.code() })
+            ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// The exit code that tells what kind of error it is.
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<ConfigError>().is_some() {
+        return CONFIG_EXIT;
+    }
+    let exit = match error.downcast_ref::<RuntimeError>() {
+        Some(RuntimeError::UnknownAgent { .. } | RuntimeError::UnknownRun { .. }) => Exit::NotFound,
+        Some(RuntimeError::WrongState { .. }) => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    exit.code()
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
@@ -221,9 +230,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Show { run } => remote::show(&client()?, &run, output).await,
         Command::Watch { run } => remote::watch(&client()?, &run, output).await,
-        Command::Cancel { run, reason } => {
-            remote::cancel(&client()?, &run, reason, output).await
-        }
+        Command::Cancel { run, reason } => remote::cancel(&client()?, &run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, &run, output).await,
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,

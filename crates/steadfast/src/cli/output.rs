@@ -27,7 +27,7 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// A table of runs.
 pub(super) fn runs(runs: &[RunView]) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(["RUN", "AGENT", "STATE", "PROGRESS", "MODEL", "INPUT"]);
+    table.load_style(NOTHING).set_header(["RUN", "AGENT", "STATE", "PROGRESS", "MODEL", "INPUT"]);
     for run in runs {
         let progress = run.progress.as_ref();
         let progress = progress.map(|p| format!("{}/{}", p.step, p.total)).unwrap_or_default();

@@ -17,11 +17,7 @@ pub(super) struct Order {
     pub(super) key: Option<String>,
 }
 
-pub(super) async fn submit(
-    client: &Client,
-    order: Order,
-    format: Output,
-) -> anyhow::Result<Exit> {
+pub(super) async fn submit(client: &Client, order: Order, format: Output) -> anyhow::Result<Exit> {
     let Order { agent, input, tenant, priority, key } = order;
     let mut body =
         json!({ "agent": agent, "input": input, "tenant": tenant, "priority": priority });

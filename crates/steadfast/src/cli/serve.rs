@@ -46,9 +46,9 @@ impl Serving {
             return Err(ConfigError::Unusable { problem }.into());
         }
         // The port first: a second server must fail before it touches the store.
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}: choose another with `--listen`"))?;
+        let listener = TcpListener::bind(listen).await.with_context(|| {
+            format!("cannot listen on {listen}: choose another with `--listen`")
+        })?;
         let address = listener.local_addr()?;
         let node = Node::start(config).await?;
         let state = ServerState::new(node.runtime.clone(), node.simulated());
@@ -89,7 +89,8 @@ impl Serving {
             // What is cut off is settled by the next start, as after a crash.
             signal = wait_for_signal() => { signal?; false }
         };
-        let how = if graceful { "stopped; every step had ended" } else { "stopped; steps were cut off" };
+        let how =
+            if graceful { "stopped; every step had ended" } else { "stopped; steps were cut off" };
         output::talk(how);
         Ok(Exit::Done)
     }

@@ -314,7 +314,8 @@ fn mcp_configs(config: &Config) -> Result<BTreeMap<String, McpServerConfig>, Con
         .map_err(|error| unusable(format!("`mcp_servers`: {error}")))?;
     all.extend(parse_mcp_servers(&json).map_err(|error| unusable(error.to_string()))?);
     for server in all.values_mut() {
-        server.cwd = Some(server.cwd.take().map_or(config.base.clone(), |cwd| config.resolve(&cwd)));
+        server.cwd =
+            Some(server.cwd.take().map_or(config.base.clone(), |cwd| config.resolve(&cwd)));
     }
     Ok(all)
 }

@@ -83,8 +83,11 @@ impl Config {
         } else {
             "; name a file with `--config`, or make one with `steadfast init`"
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|problem| ConfigError::Unreadable { path: path.to_owned(), problem, hint })?;
+        let text = std::fs::read_to_string(path).map_err(|problem| ConfigError::Unreadable {
+            path: path.to_owned(),
+            problem,
+            hint,
+        })?;
         let mut config: Self = toml::from_str(&text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
             problem: error.to_string().trim_end().to_owned(),
