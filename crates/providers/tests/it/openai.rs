@@ -106,7 +106,7 @@ async fn r6_nobody_listening_is_a_connection_error() {
 #[tokio::test]
 async fn a_key_that_the_provider_repeats_never_shows() {
     let echo = |headers: HeaderMap| async move {
-        let bearer = headers.get("authorization").or(headers.get("x-api-key")).unwrap();
+        let bearer = headers.get("authorization").or_else(|| headers.get("x-api-key")).unwrap();
         let message = format!("bad key: {}", bearer.to_str().unwrap());
         let body = json!({"error": {"type": "authentication_error", "message": message}});
         (StatusCode::UNAUTHORIZED, body.to_string())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// The example, which cargo has built beside this test.
 #[expect(clippy::disallowed_methods, reason = "the test starts the example program")]
 fn output_of(example: &str) -> String {
-    let mut path = PathBuf::from(std::env::current_exe().expect("this test is a file"));
+    let mut path: PathBuf = std::env::current_exe().expect("this test is a file");
     path.pop();
     path.pop();
     let program = path.join("examples").join(example);

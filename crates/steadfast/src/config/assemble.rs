@@ -315,7 +315,7 @@ fn mcp_configs(config: &Config) -> Result<BTreeMap<String, McpServerConfig>, Con
     all.extend(parse_mcp_servers(&json).map_err(|error| unusable(error.to_string()))?);
     for server in all.values_mut() {
         server.cwd =
-            Some(server.cwd.take().map_or(config.base.clone(), |cwd| config.resolve(&cwd)));
+            Some(server.cwd.take().map_or_else(|| config.base.clone(), |cwd| config.resolve(&cwd)));
     }
     Ok(all)
 }
