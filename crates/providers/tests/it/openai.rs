@@ -89,10 +89,10 @@ fn always(status: u16, headers: &[(&'static str, &'static str)], body: &'static 
 
 #[tokio::test]
 async fn r6_nobody_listening_is_a_connection_error() {
-    // A port that was free a moment ago and that nothing listens to now.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    // Bound and not listening: nobody else can take the port while the test runs.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
     for wire in WIRES {
         let model = wire.client(&url);
         let plain = soon(model.complete(&asking(vec![user("x")]))).await.unwrap_err();

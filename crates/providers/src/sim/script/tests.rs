@@ -98,7 +98,7 @@ fn answers_take_values_from_earlier_results() {
     let call = &reply.calls[0];
     assert_eq!((call.id.as_str(), call.tool.as_str()), ("sim-apply-1-0-2", "apply"));
     assert_eq!(call.arguments, json!({"level": 3}));
-    assert_eq!(reply.usage, ReplyUsage { input: 101, cached_input: 0, output: 8 });
+    assert_eq!(reply.usage, ReplyUsage { input: 101, cached_input: 0, output: 7 });
     let untold = conversation(&[("check-1", &["no json"])]);
     let refusal = script.choose(&untold).unwrap().reply(&untold, 1).unwrap_err();
     assert_eq!(refusal.status, 500);
@@ -149,4 +149,18 @@ fn a_wrong_script_is_refused_by_the_name_of_its_key() {
     check(&format!("{group}{end}"), "`data`");
     check(&format!("{group}{end}[data]\nlist = [{{ y = 1 }}]"), "`x`");
     check(&format!("{group}{end}[data]\nlist = [{{ x = 1 }}, {{ x = 2 }}]"), "`g`");
+}
+
+#[test]
+fn the_documented_example_is_a_script() {
+    let documentation = include_str!("../mod.rs");
+    let lines = documentation.lines().skip_while(|line| *line != "//! ```toml").skip(1);
+    let example: String = lines
+        .take_while(|line| *line != "//! ```")
+        .map(|line| format!("{}\n", line.trim_start_matches("//!")))
+        .collect();
+    let script = Script::parse(&example).unwrap();
+    let names: Vec<&str> = script.step_names().collect();
+    assert_eq!(names, ["plan", "check-1", "apply-1", "check-2", "apply-2", "end"]);
+    assert_eq!(script.faults().len(), 1);
 }
