@@ -1,7 +1,5 @@
 //! Tests against real processes, files and sockets.
 
-#![expect(clippy::panic, reason = "a test ends where something is not as said")]
-
 mod anthropic;
 mod builtin;
 mod mcp;
