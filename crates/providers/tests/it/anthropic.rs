@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use steadfast_guard::ErrorClass;
 use steadfast_providers::anthropic::DEFAULT_MAX_OUTPUT_TOKENS;
 
-use crate::sim::{KEY, Wire, asking, serve, sim, soon, streamed, user};
+use crate::sim::{KEY, Wire, asking, http, serve, sim, soon, streamed, user};
 
 const HELLO: &str = r#"
 name = "hello"
@@ -22,7 +22,7 @@ text = "End."
 "#;
 
 async fn raw(url: &str, body: &Value) -> String {
-    let request = reqwest::Client::new().post(format!("{url}/v1/messages")).body(body.to_string());
+    let request = http().post(format!("{url}/v1/messages")).body(body.to_string());
     request.send().await.unwrap().text().await.unwrap()
 }
 

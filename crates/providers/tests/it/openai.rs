@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use steadfast_guard::ErrorClass;
 use steadfast_providers::model::{ModelRequest, ToolDefinition};
 
-use crate::sim::{KEY, WIRES, Wire, asking, serve, sim, soon, streamed, user};
+use crate::sim::{KEY, WIRES, Wire, asking, http, serve, sim, soon, streamed, user};
 
 const HELLO: &str = r#"
 name = "hello"
@@ -23,7 +23,7 @@ text = "End."
 
 /// The data of every event that the simulated provider streams for this body.
 async fn events(url: &str, body: &Value) -> Vec<String> {
-    let response = reqwest::Client::new()
+    let response = http()
         .post(format!("{url}/v1/chat/completions"))
         .body(body.to_string())
         .send()

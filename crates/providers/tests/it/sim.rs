@@ -32,6 +32,13 @@ pub(crate) async fn serve(router: Router) -> String {
     format!("http://{address}")
 }
 
+/// A client that knows nothing of wires.
+pub(crate) fn http() -> reqwest::Client {
+    // Ours chooses the TLS provider, without which no client can be built.
+    Client::new().unwrap();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
 pub(crate) async fn sim(script: &str) -> (Sim, String) {
     let script = Script::parse(script).unwrap();
     let sim = Sim::new(script, SimOptions::default()).unwrap();
@@ -297,7 +304,7 @@ async fn a_missing_reference_is_a_server_error_that_names_step_and_reference() {
 #[tokio::test]
 async fn a_large_request_is_taken_and_every_response_says_that_it_is_simulated() {
     let (_sim, url) = sim(TALK).await;
-    let http = reqwest::Client::new();
+    let http = http();
     for wire in WIRES {
         let large = "x".repeat(5 * 1024 * 1024);
         let answer = soon(wire.client(&url).complete(&asking(vec![user(&large)]))).await.unwrap();
@@ -322,7 +329,7 @@ async fn a_large_request_is_taken_and_every_response_says_that_it_is_simulated()
 #[tokio::test]
 async fn faults_are_replaced_over_http_and_shown() {
     let (_sim, url) = sim(TALK).await;
-    let http = reqwest::Client::new();
+    let http = http();
     let post = |body: Value| http.post(format!("{url}/sim/faults")).body(body.to_string()).send();
     let model = Wire::OpenAi.client(&url);
     let request = asking(vec![user("go")]);
