@@ -47,7 +47,7 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start the runtime, the API and the console.
+    /// Start the runtime and the API.
     Serve {
         /// Listen here instead of `server.listen`; loopback only.
         #[arg(long)]
