@@ -13,6 +13,8 @@
 //! Every backend passes the one suite in `contract`.
 
 mod clock;
+#[doc(hidden)]
+pub mod contract;
 mod error;
 mod memory;
 mod rules;
