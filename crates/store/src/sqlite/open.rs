@@ -33,6 +33,7 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, Store
     check_place(path)?;
     let lock = lock(path)?;
     check_remains(path)?;
+    check_header(path)?;
     let (mut writer, found) = connect(path).map_err(|error| at_open(path, &error))?;
     if found.application_id != APPLICATION_ID && !found.is_empty() {
         let problem = "it is the SQLite database of another program; choose another path";
@@ -126,6 +127,45 @@ fn check_remains(path: &Path) -> Result<(), StoreError> {
         });
     }
     Ok(())
+}
+
+/// SQLite takes a file that is shorter than a page for an empty database and would write over it.
+fn check_header(path: &Path) -> Result<(), StoreError> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let length = path.metadata().map_or(0, |found| found.len());
+    // A journal is what a crash while the store was made leaves: SQLite undoes it.
+    if length == 0 || beside(path, "-journal").exists() {
+        return Ok(());
+    }
+    let mut header = [0; 18];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Ok(()) if !header.starts_with(MAGIC) => {
+            Err(not_a_store(path, "it is not a SQLite database; choose another path"))
+        }
+        Ok(()) => {
+            // Bytes 16 and 17 are the page size; 1 stands for 65536 (sqlite.org/fileformat.html).
+            let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
+                1 => 65_536,
+                size => u64::from(size),
+            };
+            if length < page_bytes {
+                return Err(StoreError::Damaged {
+                    what: "the database file",
+                    place: path.display().to_string(),
+                    problem: format!("it was cut to {length} bytes; restore it from a backup"),
+                });
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            Err(not_a_store(path, "it is not a SQLite database; choose another path"))
+        }
+        Err(error) => {
+            let problem = format!("it cannot be read ({error}): give this user access to it");
+            Err(unavailable(path, problem))
+        }
+    }
 }
 
 struct Found {
