@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use steadfast_store::{
     Append, Blob, Created, Disposition, Fence, HeadUpdate, MemoryStore, NewEvent, NewRun, NodeId,
-    RunFilter, RunHead, RunId, SqliteOptions, SqliteStore, Store, StoreError, Timestamp,
+    RunFilter, RunHead, RunId, SqliteOptions, SqliteStore, Store, Timestamp,
 };
 
 /// One operation, as dice: what it means is decided in [`perform`].
