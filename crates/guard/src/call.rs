@@ -206,7 +206,9 @@ impl Guard {
 
     /// Calls a dependency that answers piece by piece, and gathers the pieces.
     ///
-    /// `open` starts an attempt; `take` is given each piece and returns `Some` with the last one. The limits to the first piece and between pieces hold inside each attempt.
+    /// `open` starts an attempt; `take` is given each piece and returns `Some` with the last one. The
+    /// limits to the first piece and between pieces hold inside each attempt.
+    ///
     /// Nothing has been handed out before the end, so a stream that stalls or breaks half way is an
     /// attempt that failed, and is repeated like any other; `open` is where what `take` gathered from the
     /// attempt before is thrown away.
