@@ -20,23 +20,21 @@ pub(crate) enum End<E> {
     Cut,
 }
 
-/// An attempt that may start now.
-pub(crate) struct Start<'g> {
-    pub(crate) permit: Permit<'g>,
-    pub(crate) attempt: Attempt,
-    pub(crate) started: Instant,
-    /// Which limit the attempt's deadline is, and its length.
-    pub(crate) limit: (TimeoutLayer, Duration),
+impl<E> From<(TimeoutLayer, Duration)> for End<E> {
+    fn from((layer, length): (TimeoutLayer, Duration)) -> Self {
+        Self::TimedOut(layer, length)
+    }
 }
 
 pub(crate) struct Run<'g, E> {
     shared: &'g Shared,
     pub(crate) policy: Arc<Policy>,
     effect: Effect,
-    /// The last time that was read; the clock is read again only after something has been waited for.
-    now: Instant,
+    /// The last time that was read, and so the start of the attempt while one is out. The clock is read
+    /// again only after something has been waited for.
+    pub(crate) now: Instant,
+    began: Instant,
     deadline: Instant,
-    total: Duration,
     attempts: u32,
     waited: Duration,
     /// The first attempt's answer from admission, asked for under the same lock that gave the policy.
@@ -57,8 +55,8 @@ impl<'g, E: Classify> Run<'g, E> {
             shared,
             effect: context.effect,
             now,
+            began: now,
             deadline,
-            total: deadline.saturating_duration_since(now),
             policy,
             attempts: 0,
             waited: Duration::ZERO,
@@ -69,24 +67,18 @@ impl<'g, E: Classify> Run<'g, E> {
 
     /// Waits until the next attempt may start. A refusal is final: it is never asked again here, so that
     /// no crowd gathers outside of the bounded queue.
-    pub(crate) async fn admit(&mut self) -> Result<Start<'g>, CallError<E>> {
+    pub(crate) async fn admit(&mut self) -> Result<Permit<'g>, Rejection> {
         if self.now >= self.deadline {
-            return Err(self.refused(Rejection::Deadline));
+            return Err(Rejection::Deadline);
         }
         let ask = match self.first.take() {
             Some(ask) => ask,
             None => self.shared.admission.ask(self.now),
         };
-        let answer = match ask {
+        match ask {
             Ask::Granted(permit) => Ok(permit),
             Ask::Queued(waiting) => self.wait_in_queue(waiting).await,
             Ask::Refused(rejection) => Err(rejection),
-        };
-        match answer {
-            Ok(permit) if self.now < self.deadline => Ok(self.start(permit)),
-            // granted in the moment of the deadline: dropping the permit gives it back
-            Ok(_) => Err(self.refused(Rejection::Deadline)),
-            Err(rejection) => Err(self.refused(rejection)),
         }
     }
 
@@ -98,6 +90,8 @@ impl<'g, E: Classify> Run<'g, E> {
         let waited = self.now - since;
         self.waited += waited;
         match answer {
+            // granted in the moment of the deadline: dropping the permit gives it back
+            Ok(_) if self.now >= self.deadline => Err(Rejection::Deadline),
             Ok(answer) => answer,
             Err(_) if longest < self.deadline => Err(Rejection::QueueTimeout { waited }),
             Err(_) => Err(Rejection::Deadline),
@@ -111,22 +105,27 @@ impl<'g, E: Classify> Run<'g, E> {
         self.waited += self.now - since;
     }
 
-    fn start(&mut self, permit: Permit<'g>) -> Start<'g> {
+    /// The next attempt, which starts now.
+    pub(crate) fn start(&mut self) -> Attempt {
         self.attempts += 1;
         if self.attempts > 1 {
             self.shared.stats.retried();
         }
         let own = self.now + self.policy.attempt_timeout;
-        let (deadline, limit) = if own <= self.deadline {
-            (own, (TimeoutLayer::Attempt, self.policy.attempt_timeout))
-        } else {
-            (self.deadline, (TimeoutLayer::Total, self.total))
-        };
-        let attempt = Attempt { number: self.attempts, deadline };
-        Start { permit, attempt, started: self.now, limit }
+        Attempt { number: self.attempts, deadline: own.min(self.deadline) }
     }
 
-    fn refused(&mut self, reason: Rejection) -> CallError<E> {
+    /// Which limit the attempt's deadline is, and its length.
+    pub(crate) fn limit(&self) -> (TimeoutLayer, Duration) {
+        if self.now + self.policy.attempt_timeout <= self.deadline {
+            (TimeoutLayer::Attempt, self.policy.attempt_timeout)
+        } else {
+            (TimeoutLayer::Total, self.deadline - self.began)
+        }
+    }
+
+    /// A refusal as the end of the call.
+    pub(crate) fn refused(&mut self, reason: Rejection) -> CallError<E> {
         self.shared.stats.rejected();
         let (attempts, source) = (self.attempts, self.last.take());
         CallError::Rejected { dependency: self.name(), reason, attempts, source }
@@ -137,10 +136,10 @@ impl<'g, E: Classify> Run<'g, E> {
     }
 
     /// Ends the call with an answer.
-    pub(crate) fn succeed<T>(&self, permit: Permit<'_>, started: Instant, value: T) -> Answer<T> {
+    pub(crate) fn succeed<T>(&self, permit: Permit<'_>, value: T) -> Answer<T> {
         let now = Instant::now();
         permit.settle(Verdict::Success, now);
-        self.shared.stats.succeeded(now - started);
+        self.shared.stats.succeeded(now - self.now);
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
 
