@@ -179,6 +179,8 @@ impl Admission {
         self.answer(&mut self.state.lock(), now)
     }
 
+    // Inlined by force: two copies of the answer on its way to the caller cost a tenth of the whole call.
+    #[inline(always)]
     fn answer(&self, state: &mut State, now: Instant) -> Ask<'_> {
         if let Some(rejection) = state.refusal(now) {
             return Ask::Refused(rejection);
