@@ -198,6 +198,20 @@ impl Usage {
             + self.cache_read.unwrap_or(0)
             + self.cache_write.unwrap_or(0)
     }
+
+    /// Adds another call's tokens; what neither reported stays absent.
+    pub fn add(&mut self, other: &Self) {
+        let sum = |into: &mut Option<u64>, more: Option<u64>| {
+            if let Some(more) = more {
+                *into = Some(into.unwrap_or(0).saturating_add(more));
+            }
+        };
+        sum(&mut self.input_uncached, other.input_uncached);
+        sum(&mut self.cache_read, other.cache_read);
+        sum(&mut self.cache_write, other.cache_write);
+        sum(&mut self.output, other.output);
+        sum(&mut self.output_reasoning, other.output_reasoning);
+    }
 }
 
 /// A number of tokens, and how it was found.

@@ -1,1 +1,46 @@
-//! x
+//! Runs agents durably.
+//!
+//! A run is a fold over its journal. The agent loop is a pure reducer that looks at the fold and says
+//! what should happen next; a driver does it, through the one place that every outside call goes
+//! through, and appends what came of it. When the process dies at any point, the next one folds the
+//! same journal and goes on.
+//!
+//! ```text
+//!  submit -> [queued] -> scheduler claims -> driver: decide -> call outside -> append -> decide ...
+//!                              ^                                                 |
+//!                              +---- crash: lease ends, claimed again, folded ---+
+//! ```
+//!
+//! This crate is the only one that combines guard, store and providers. It opens no listener and
+//! reads no configuration file; it can be embedded in any Rust program. Start at [`Runtime`].
+
+pub mod agent;
+mod call;
+mod catalog;
+mod checkpoint;
+mod commands;
+mod driver;
+mod error;
+pub mod event;
+mod journal;
+mod run;
+mod runtime;
+mod scheduler;
+mod state;
+mod stored;
+mod view;
+mod watch;
+
+pub use agent::AgentSpec;
+pub use catalog::{Catalog, CatalogBuilder};
+pub use checkpoint::CheckpointPolicy;
+pub use commands::{CancelRun, INPUT_BYTES_MAX, ResumeRun, SubmitRun, Submitted};
+pub use error::RuntimeError;
+pub use event::RunEvent;
+pub use journal::Summary;
+pub use run::{CallState, Ending, FoldError, OpenCall, Run, TOOL_CONTENT_BYTES_MAX};
+pub use runtime::{Runtime, RuntimeOptions};
+pub use state::{IllegalTransition, Status};
+pub use stored::INLINE_BYTES_MAX;
+pub use view::{EventView, RunList, RunView};
+pub use watch::{Notice, Watch};

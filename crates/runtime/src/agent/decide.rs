@@ -1,0 +1,163 @@
+//! What should happen next with a run: pure, from the fold and the agent's definition.
+
+use std::time::Duration;
+
+use steadfast_guard::{Effect, ErrorClass};
+use steadfast_providers::model::{FinishReason, Message};
+use steadfast_store::Timestamp;
+
+use crate::agent::AgentSpec;
+use crate::event::{RunEvent, StopReason, TimeLimit};
+use crate::run::{CallState, OpenCall, Run};
+use crate::state::Status;
+
+/// What should happen next.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// Ask the model, within this time.
+    AskModel { within: Duration },
+    /// Run these open calls, all reads, side by side.
+    ReadTools { calls: Vec<OpenCall>, within: Duration },
+    /// Run this open call, alone.
+    RunTool { call: OpenCall, within: Duration },
+    /// This call was interrupted and may not be run again: tell the model so.
+    AdmitUnknown { call: OpenCall },
+    /// This call was cut off with the answer that made it: tell the model so.
+    RefuseCut { call: OpenCall },
+    /// The run is over.
+    End { event: RunEvent },
+    /// Nothing: it is not running.
+    Nothing,
+}
+
+/// Decides what should happen next. `effect_of` gives the effect class of a tool, `None` if there is
+/// no such tool (such a call changes nothing: it is answered with an error).
+pub(crate) fn decide(
+    run: &Run,
+    agent: &AgentSpec,
+    now: Timestamp,
+    effect_of: &dyn Fn(&str) -> Option<Effect>,
+) -> Decision {
+    if run.status != Status::Running {
+        return Decision::Nothing;
+    }
+    // What was interrupted is settled first, even if time is up: the journal must be honest.
+    let interrupted_once = run
+        .open_calls
+        .iter()
+        .find(|open| matches!(open.state, CallState::Interrupted { effect: Effect::Once }));
+    if let Some(call) = interrupted_once {
+        return Decision::AdmitUnknown { call: call.clone() };
+    }
+    let within = match time_left(run, agent, now) {
+        Ok(within) => within,
+        Err(limit) => return end(StopReason::Timeout { limit }, timeout_message(agent, limit)),
+    };
+    if run.open_calls.is_empty() {
+        after_answer(run, agent, within)
+    } else {
+        next_tools(run, within, effect_of)
+    }
+}
+
+fn next_tools(run: &Run, within: Duration, effect_of: &dyn Fn(&str) -> Option<Effect>) -> Decision {
+    let cut = run.last_finish == Some(FinishReason::Length);
+    if let (true, Some(call)) = (cut, run.open_calls.first()) {
+        return Decision::RefuseCut { call: call.clone() };
+    }
+    let reads_only = run
+        .open_calls
+        .iter()
+        .all(|open| matches!(effect_of(&open.call.name), None | Some(Effect::Read)));
+    match run.open_calls.first() {
+        Some(_) if reads_only => Decision::ReadTools { calls: run.open_calls.clone(), within },
+        Some(call) => Decision::RunTool { call: call.clone(), within },
+        None => Decision::Nothing,
+    }
+}
+
+fn after_answer(run: &Run, agent: &AgentSpec, within: Duration) -> Decision {
+    let answered = matches!(
+        run.messages.last(),
+        Some(Message::Assistant { tool_calls, .. }) if tool_calls.is_empty()
+    );
+    if answered {
+        return closing(run);
+    }
+    if run.iterations >= agent.max_iterations {
+        let message = format!(
+            "stopped after {} model answers, the agent's `max_iterations`: raise it and resume the \
+             run, or give the agent a smaller task",
+            run.iterations
+        );
+        return end(StopReason::IterationLimit, message);
+    }
+    Decision::AskModel { within }
+}
+
+/// The last answer calls no tool: what does it mean for the run?
+fn closing(run: &Run) -> Decision {
+    let text = match run.messages.last() {
+        Some(Message::Assistant { text, .. }) => text.clone(),
+        _ => String::new(),
+    };
+    match run.last_finish {
+        Some(FinishReason::Refused) => {
+            end(StopReason::Refused, format!("the model refused: {text}"))
+        }
+        Some(FinishReason::Length) => end(
+            StopReason::OutputLimit,
+            "the closing answer was cut at the output limit: raise the agent's \
+             `max_output_tokens` and resume the run"
+                .to_owned(),
+        ),
+        // `ToolCalls` without calls and `Other` are ends that providers really send.
+        Some(FinishReason::Stop | FinishReason::ToolCalls | FinishReason::Other) | None => {
+            Decision::End { event: RunEvent::Succeeded { output: text } }
+        }
+    }
+}
+
+fn end(stop: StopReason, message: String) -> Decision {
+    Decision::End { event: RunEvent::Failed { stop, message } }
+}
+
+/// Time that the run may still be executed, or the limit that has passed.
+fn time_left(run: &Run, agent: &AgentSpec, now: Timestamp) -> Result<Duration, TimeLimit> {
+    let since_event = (now.0 - run.updated_at.0).max(0);
+    let active = millis(run.active_ms + since_event);
+    let total = millis(now.0 - run.submitted_at.0);
+    let turn_left = agent.turn_timeout.checked_sub(active).filter(|left| !left.is_zero());
+    let total_left = agent.total_timeout.checked_sub(total).filter(|left| !left.is_zero());
+    let turn_left = turn_left.ok_or(TimeLimit::Turn)?;
+    let total_left = total_left.ok_or(TimeLimit::Total)?;
+    Ok(turn_left.min(total_left))
+}
+
+fn timeout_message(agent: &AgentSpec, limit: TimeLimit) -> String {
+    let (key, value) = match limit {
+        TimeLimit::Turn => ("turn_timeout", agent.turn_timeout),
+        TimeLimit::Total => ("total_timeout", agent.total_timeout),
+    };
+    format!("the agent's `{key}` of {value:?} has passed: raise it and resume the run")
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+/// The key of the run's next model call: the same before and after a crash, so that a provider that
+/// knows idempotency keys bills it once.
+pub(crate) fn model_key(run: &Run) -> String {
+    format!("{}-model-{}", run.id, run.iterations + 1)
+}
+
+/// The end that an error of a model call makes.
+pub(crate) fn failure(class: ErrorClass, message: String) -> RunEvent {
+    let stop = match class {
+        ErrorClass::ContextTooLong => StopReason::Context,
+        ErrorClass::Refused => StopReason::Refused,
+        class => StopReason::Error { class },
+    };
+    RunEvent::Failed { stop, message }
+}

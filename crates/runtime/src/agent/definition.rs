@@ -1,0 +1,76 @@
+//! What an agent is, as data.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Model answers after which a run stops (SCOPE G2).
+pub const DEFAULT_MAX_ITERATIONS: u32 = 100;
+
+/// An agent: instructions, a model, tools, limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSpec {
+    /// What the model is told above the conversation.
+    #[serde(default)]
+    pub instructions: String,
+    /// The model, by its configured name.
+    pub model: String,
+    /// The tools it may call, by name; `server__*` means every tool of an MCP server.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// Model answers after which a run stops. Default 100.
+    #[serde(default = "default_max_iterations")]
+    pub max_iterations: u32,
+    /// Time in which a run is executed, from the user's message to the answer; waiting does not
+    /// count. Default 30 min (SCOPE R3: background turns).
+    #[serde(default = "default_turn_timeout", with = "humantime_serde")]
+    pub turn_timeout: Duration,
+    /// Time from submission to the end, queueing and waiting included. Default 24 h.
+    #[serde(default = "default_total_timeout", with = "humantime_serde")]
+    pub total_timeout: Duration,
+    /// Longest answer, in tokens. Default: the model's.
+    #[serde(default)]
+    pub max_output_tokens: Option<u32>,
+    /// Sampling temperature. Default: the provider's.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+}
+
+const fn default_max_iterations() -> u32 {
+    DEFAULT_MAX_ITERATIONS
+}
+
+const fn default_turn_timeout() -> Duration {
+    Duration::from_secs(30 * 60)
+}
+
+const fn default_total_timeout() -> Duration {
+    Duration::from_secs(24 * 60 * 60)
+}
+
+impl AgentSpec {
+    /// An agent with a model and the defaults.
+    #[must_use]
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            instructions: String::new(),
+            model: model.into(),
+            tools: Vec::new(),
+            max_iterations: default_max_iterations(),
+            turn_timeout: default_turn_timeout(),
+            total_timeout: default_total_timeout(),
+            max_output_tokens: None,
+            temperature: None,
+        }
+    }
+
+    /// Whether the agent may call a tool.
+    #[must_use]
+    pub fn allows(&self, tool: &str) -> bool {
+        self.tools.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => tool.starts_with(prefix),
+            None => pattern == tool,
+        })
+    }
+}

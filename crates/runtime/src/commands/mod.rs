@@ -1,0 +1,64 @@
+//! What people and programs ask of a run. One command, one file.
+
+mod cancel;
+mod resume;
+mod submit;
+
+use std::sync::Arc;
+
+use steadfast_store::{Append, Fence, RunId, Store, StoreError};
+
+pub use cancel::CancelRun;
+pub(crate) use cancel::cancel;
+pub use resume::ResumeRun;
+pub(crate) use resume::resume;
+pub(crate) use submit::submit;
+pub use submit::{INPUT_BYTES_MAX, SubmitRun, Submitted};
+
+use crate::error::RuntimeError;
+use crate::event::RunEvent;
+use crate::journal::{face, fold, unwritable};
+use crate::run::Run;
+use crate::stored;
+
+/// How often a command is tried against a run that grows meanwhile. A driver appends a few times a
+/// second at most; sixteen losses in a row mean that something is wrong.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// Takes a run from whoever holds it and appends one event, in one transaction: from then on an append
+/// of the old owner is refused.
+///
+/// # Errors
+/// [`RuntimeError::WrongState`] if the event is not possible in the run's state.
+pub(crate) async fn seize(
+    store: &Arc<dyn Store>,
+    run: RunId,
+    command: &'static str,
+    event: RunEvent,
+) -> Result<Run, RuntimeError> {
+    let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
+    for _ in 0..ATTEMPTS_MAX {
+        let (mut folded, _) = fold(store.as_ref(), run).await?;
+        if folded.status.next(&event).is_err() {
+            return Err(RuntimeError::WrongState { run, command, status: folded.status });
+        }
+        let expected_seq = folded.seq;
+        folded.apply(expected_seq + 1, store.now(), event.clone())?;
+        let append = Append {
+            run,
+            fence: Fence::Seize,
+            expected_seq,
+            events: vec![packed.clone()],
+            blobs: blobs.clone(),
+            checkpoint: None,
+            head: Some(face(&folded)?),
+        };
+        match store.append(append).await {
+            Ok(_) => return Ok(folded),
+            // The owner appended in between: look again.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(RuntimeError::Contended { run, command, attempts: ATTEMPTS_MAX })
+}

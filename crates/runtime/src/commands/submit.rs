@@ -1,0 +1,102 @@
+//! Submit: a new run, accepted once it is on disk.
+
+use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunId};
+
+use crate::error::RuntimeError;
+use crate::event::RunEvent;
+use crate::journal::{first_summary, unwritable};
+use crate::runtime::Runtime;
+use crate::state::Status;
+use crate::stored;
+use crate::view::RunView;
+
+/// Longest input, in bytes (8 MiB); larger things belong into a file or a store that a tool reads.
+pub const INPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Longest tenant or idempotency key, in bytes.
+const LABEL_BYTES_MAX: usize = 256;
+
+/// Asks for a new run.
+#[derive(Clone, Debug)]
+pub struct SubmitRun {
+    /// The agent that is to do it.
+    pub agent: String,
+    /// What it is to do.
+    pub input: String,
+    /// Whose run it is. Default `default`.
+    pub tenant: String,
+    /// Higher goes first. 0 is normal.
+    pub priority: i32,
+    /// Submitting again with the same key gives the same run, for as long as the store keeps it.
+    pub key: Option<String>,
+}
+
+impl SubmitRun {
+    /// A run of an agent for the default tenant.
+    #[must_use]
+    pub fn new(agent: impl Into<String>, input: impl Into<String>) -> Self {
+        Self {
+            agent: agent.into(),
+            input: input.into(),
+            tenant: "default".to_owned(),
+            priority: 0,
+            key: None,
+        }
+    }
+}
+
+/// What submitting did.
+#[derive(Clone, Debug)]
+pub struct Submitted {
+    /// The run.
+    pub run: RunView,
+    /// Whether it is new; otherwise the key had been used before.
+    pub new: bool,
+}
+
+/// Accepts a run. Once it has returned, the run is on disk and will be executed, whatever happens to
+/// this process.
+pub(crate) async fn submit(
+    runtime: &Runtime,
+    command: SubmitRun,
+) -> Result<Submitted, RuntimeError> {
+    let SubmitRun { agent, input, tenant, priority, key } = command;
+    let catalog = runtime.catalog();
+    if catalog.agent(&agent).is_none() {
+        return Err(RuntimeError::UnknownAgent { name: agent, known: catalog.agent_names() });
+    }
+    check(&input, &tenant, key.as_deref())?;
+    let summary = first_summary(&input)?;
+    let event = RunEvent::Submitted { agent: agent.clone(), input };
+    let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
+    let head = HeadUpdate {
+        state: Status::Queued.as_str().to_owned(),
+        disposition: Disposition::Ready,
+        summary,
+    };
+    let id = RunId::generate();
+    let new = NewRun { id, tenant, agent, priority, key, events: vec![packed], blobs, head };
+    let (head, new) = match runtime.store().create(new).await? {
+        Created::New(head) => (head, true),
+        Created::Existing(head) => (head, false),
+    };
+    if new {
+        runtime.announce(head.id, head.head_seq);
+    }
+    Ok(Submitted { run: RunView::from_head(&head), new })
+}
+
+fn check(input: &str, tenant: &str, key: Option<&str>) -> Result<(), RuntimeError> {
+    let invalid = |problem: String| Err(RuntimeError::InvalidInput { problem });
+    if input.len() > INPUT_BYTES_MAX {
+        let size = input.len();
+        return invalid(format!("the input is {size} bytes, and the limit is {INPUT_BYTES_MAX}"));
+    }
+    for (what, label) in [("tenant", Some(tenant)), ("key", key)] {
+        let Some(label) = label else { continue };
+        if label.is_empty() || label.len() > LABEL_BYTES_MAX {
+            return invalid(format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes"));
+        }
+    }
+    Ok(())
+}

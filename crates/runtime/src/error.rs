@@ -1,0 +1,104 @@
+//! What the runtime refuses, and why: each with a stable code.
+
+use steadfast_store::{RunId, StoreError};
+
+use crate::run::FoldError;
+use crate::state::Status;
+
+/// Why the runtime did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// There is no such agent.
+    #[error("there is no agent `{name}`{}", known_names(.known))]
+    UnknownAgent {
+        /// The name asked for.
+        name: String,
+        /// The agents there are.
+        known: Vec<String>,
+    },
+    /// There is no such run.
+    #[error("there is no run {run}")]
+    UnknownRun {
+        /// The run.
+        run: RunId,
+    },
+    /// The command is not possible in the run's state.
+    #[error("cannot {command} run {run}: it is {status}")]
+    WrongState {
+        /// The run.
+        run: RunId,
+        /// The command.
+        command: &'static str,
+        /// The run's state.
+        status: Status,
+    },
+    /// The run kept changing while the command was tried.
+    #[error(
+        "could not {command} run {run}: it changed under every one of {attempts} attempts; try again"
+    )]
+    Contended {
+        /// The run.
+        run: RunId,
+        /// The command.
+        command: &'static str,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The configuration of the runtime cannot work.
+    #[error("{problem}")]
+    Misconfigured {
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// The input is not acceptable.
+    #[error("{problem}")]
+    InvalidInput {
+        /// What is wrong with it and what is allowed.
+        problem: String,
+    },
+    /// The runtime is draining and accepts nothing new.
+    #[error("this node is shutting down: submit to another one, or again when it is back")]
+    ShuttingDown,
+    /// The run's log cannot be folded.
+    #[error("the log of a run is damaged")]
+    Fold(#[from] FoldError),
+    /// The store refused or failed.
+    #[error("the store did not do its part")]
+    Store(#[source] StoreError),
+}
+
+fn known_names(known: &[String]) -> String {
+    if known.is_empty() {
+        ": none is configured; add an `[agents.NAME]` section".to_owned()
+    } else {
+        format!("; there are: {}", known.join(", "))
+    }
+}
+
+impl From<StoreError> for RuntimeError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { run } => Self::UnknownRun { run },
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl RuntimeError {
+    /// The error's stable code; each has a page in `docs/errors/`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownAgent { .. } => "unknown_agent",
+            Self::UnknownRun { .. } => "unknown_run",
+            Self::WrongState { .. } => "wrong_state",
+            Self::Contended { .. } => "contended",
+            Self::Misconfigured { .. } => "misconfigured",
+            Self::InvalidInput { .. } => "invalid_input",
+            Self::ShuttingDown => "shutting_down",
+            Self::Fold(_) => "damaged_log",
+            Self::Store(_) => "store_failed",
+        }
+    }
+}

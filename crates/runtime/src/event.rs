@@ -1,0 +1,217 @@
+//! What can happen to a run. A run is a fold over these, and over nothing else.
+//!
+//! The stored form is JSON, one object per event, tagged `type`. Its version stands beside it in the
+//! store ([`EVENT_VERSION`]); a change that older code could not read raises the version and adds a
+//! branch to [`crate::stored`].
+
+use serde::{Deserialize, Serialize};
+use steadfast_guard::{Effect, ErrorClass};
+use steadfast_providers::model::{FinishReason, ToolCall, Usage};
+use steadfast_providers::tool::Progress;
+use steadfast_store::Timestamp;
+
+/// The version of the stored form that this code writes.
+pub const EVENT_VERSION: u16 = 1;
+
+/// One thing that happened to a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RunEvent {
+    /// The run was accepted.
+    Submitted {
+        /// The agent that is to do it.
+        agent: String,
+        /// What it is to do.
+        input: String,
+    },
+    /// A node took the run and begins, or goes on, executing it. Calls that were under way when the
+    /// run was last left are interrupted from here on.
+    Claimed {
+        /// The node.
+        node: String,
+        /// The epoch of its claim.
+        epoch: u64,
+    },
+    /// The model answered. Only what the answer added is recorded, never what was sent.
+    ModelAnswered {
+        /// The key of the logical call; the same for all its attempts, before and after a crash.
+        key: String,
+        /// The model that answered, as the provider named it.
+        model: String,
+        /// Whether the answer was scripted.
+        simulated: bool,
+        /// The text.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        text: String,
+        /// The tools it calls, ids made unique.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tool_calls: Vec<ToolCall>,
+        /// Why the answer ended.
+        finish: FinishReason,
+        /// Tokens.
+        usage: Usage,
+        /// Attempts that reached the provider.
+        attempts: u32,
+        /// Time from the first attempt to the whole answer, in milliseconds.
+        took_ms: u64,
+    },
+    /// A tool call that changes something is about to leave. Written before it leaves.
+    ToolStarted {
+        /// The call, as in the model's answer.
+        call_id: String,
+        /// The tool.
+        tool: String,
+        /// What it does outside.
+        effect: Effect,
+        /// The key handed to the tool; the same for all attempts.
+        key: String,
+    },
+    /// A tool call has its result: the one that the model is shown.
+    ToolFinished {
+        /// The call, as in the model's answer.
+        call_id: String,
+        /// The tool.
+        tool: String,
+        /// How it ended.
+        outcome: ToolOutcome,
+        /// What the tool said, or what the model is told instead.
+        content: String,
+        /// Attempts that reached the tool.
+        attempts: u32,
+        /// Time from the first attempt to the result, in milliseconds.
+        took_ms: u64,
+    },
+    /// A tool reported where the run stands.
+    Progressed {
+        /// Where it stands.
+        progress: Progress,
+    },
+    /// The run is put aside; no task, permit or connection is held for it meanwhile.
+    Parked {
+        /// What it waits for.
+        reason: WaitReason,
+        /// When it goes on by itself.
+        wake_at: Option<Timestamp>,
+        /// What happened, for people.
+        detail: String,
+    },
+    /// Somebody asked for a run that had failed or waited to go on.
+    Resumed {
+        /// Who.
+        by: String,
+    },
+    /// Somebody ended the run.
+    Cancelled {
+        /// Who.
+        by: String,
+        /// Why, if they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The run reached its end.
+    Succeeded {
+        /// The closing answer.
+        output: String,
+    },
+    /// The run stopped without reaching its end.
+    Failed {
+        /// Why, as a type.
+        stop: StopReason,
+        /// What happened and what to do, for people.
+        message: String,
+    },
+}
+
+impl RunEvent {
+    /// The event's kind, as it stands in the store.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Submitted { .. } => "submitted",
+            Self::Claimed { .. } => "claimed",
+            Self::ModelAnswered { .. } => "model_answered",
+            Self::ToolStarted { .. } => "tool_started",
+            Self::ToolFinished { .. } => "tool_finished",
+            Self::Progressed { .. } => "progressed",
+            Self::Parked { .. } => "parked",
+            Self::Resumed { .. } => "resumed",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// How a tool call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolOutcome {
+    /// It did what it was asked.
+    Done,
+    /// It ran and reports a failure.
+    Failed,
+    /// It was not run: no such tool, or arguments that do not fit.
+    Invalid,
+    /// It was not run, or did not take effect: refused by its guard, unreachable, timed out as a read.
+    Unavailable,
+    /// It may or may not have taken effect, and is not run again (SCOPE R11).
+    OutcomeUnknown,
+}
+
+/// What a parked run waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// A dependency asked for quiet, or its breaker is open.
+    Cooldown,
+}
+
+/// Why a run stopped without reaching its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum StopReason {
+    /// The agent's `max_iterations` was reached (SCOPE G2).
+    IterationLimit,
+    /// A time limit of the run passed.
+    Timeout {
+        /// Which one.
+        limit: TimeLimit,
+    },
+    /// The model or its provider refused.
+    Refused,
+    /// The conversation no longer fits the model.
+    Context,
+    /// The answer was cut at the output limit and holds nothing to go on with.
+    OutputLimit,
+    /// A call outside failed for good.
+    Error {
+        /// What kind of error.
+        class: ErrorClass,
+    },
+}
+
+/// A time limit of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeLimit {
+    /// From the user's message to the answer, counting only the time in which the run was executed.
+    Turn,
+    /// From submission on, queueing and waiting included.
+    Total,
+}
+
+impl StopReason {
+    /// The reason as one stable word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::IterationLimit => "iteration_limit",
+            Self::Timeout { limit: TimeLimit::Turn } => "turn_timeout",
+            Self::Timeout { limit: TimeLimit::Total } => "total_timeout",
+            Self::Refused => "refused",
+            Self::Context => "context",
+            Self::OutputLimit => "output_limit",
+            Self::Error { class } => class.as_str(),
+        }
+    }
+}

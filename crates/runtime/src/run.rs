@@ -1,0 +1,300 @@
+//! A run in memory: the fold over its events.
+//!
+//! Pure: no clock, no store. `apply` is the only way in which a run changes, whether the event was
+//! just appended or is read back after a crash, so both give the same run.
+
+use serde::{Deserialize, Serialize};
+use steadfast_guard::Effect;
+use steadfast_providers::model::{FinishReason, Message, ToolCall, Usage};
+use steadfast_providers::tool::Progress;
+use steadfast_store::{RunId, Timestamp};
+
+use crate::event::{RunEvent, StopReason, ToolOutcome};
+use crate::state::{IllegalTransition, Status};
+
+/// A run, folded up to event `seq`. Its serialized form is a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The run.
+    pub id: RunId,
+    /// What executes it.
+    pub agent: String,
+    /// What it is to do.
+    pub input: String,
+    /// Where it is in its life.
+    pub status: Status,
+    /// The last event folded in.
+    pub seq: u64,
+    /// The conversation as it happened.
+    pub messages: Vec<Message>,
+    /// Tool calls of the last answer that have no result yet, in the order the model gave them.
+    pub open_calls: Vec<OpenCall>,
+    /// Why the last answer ended; `None` before the first.
+    pub last_finish: Option<FinishReason>,
+    /// Model answers so far.
+    pub iterations: u32,
+    /// Tokens so far.
+    pub usage: Usage,
+    /// The last model that answered.
+    pub model: Option<String>,
+    /// Whether any answer was scripted.
+    pub simulated: bool,
+    /// Where it stands, if a tool reported it.
+    pub progress: Option<Progress>,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+    /// When the last event was committed.
+    pub updated_at: Timestamp,
+    /// Milliseconds in which it was executed; queueing, waiting and being dead do not count.
+    pub active_ms: i64,
+    /// When it goes on by itself, while it waits for a time.
+    pub wake_at: Option<Timestamp>,
+    /// How it ended, if it did.
+    pub ending: Option<Ending>,
+}
+
+/// A tool call without a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenCall {
+    /// As the model asked for it.
+    pub call: ToolCall,
+    /// The key handed to the tool.
+    pub key: String,
+    /// How far it got.
+    pub state: CallState,
+}
+
+/// How far a tool call got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CallState {
+    /// Nothing has left.
+    Pending,
+    /// It was written ahead and may be under way.
+    Started {
+        /// What it does outside.
+        effect: Effect,
+    },
+    /// It was under way when the run was last left: whether it took effect is not known.
+    Interrupted {
+        /// What it does outside.
+        effect: Effect,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Ending {
+    /// With an answer.
+    Succeeded {
+        /// The answer.
+        output: String,
+    },
+    /// Without one.
+    Failed {
+        /// Why, as a type.
+        stop: StopReason,
+        /// Why, for people.
+        message: String,
+    },
+    /// By somebody.
+    Cancelled {
+        /// Who.
+        by: String,
+        /// Why, if they said so.
+        reason: Option<String>,
+    },
+}
+
+/// A log that cannot be folded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FoldError {
+    /// The first event is not a submission.
+    #[error("the log of run {run} begins with `{kind}` instead of `submitted`")]
+    NoBeginning {
+        /// The run.
+        run: RunId,
+        /// What it begins with.
+        kind: &'static str,
+    },
+    /// An event is missing.
+    #[error("event {found} of run {run} follows event {last}")]
+    Hole {
+        /// The run.
+        run: RunId,
+        /// The event before.
+        last: u64,
+        /// The event found.
+        found: u64,
+    },
+    /// An event that is not possible in the state.
+    #[error("event {seq} of run {run}: {source}")]
+    Illegal {
+        /// The run.
+        run: RunId,
+        /// The event.
+        seq: u64,
+        /// Why.
+        source: IllegalTransition,
+    },
+    /// A result or a start of a call that the last answer did not ask for.
+    #[error("event {seq} of run {run} is about call `{call_id}`, which is not open")]
+    UnknownCall {
+        /// The run.
+        run: RunId,
+        /// The event.
+        seq: u64,
+        /// The call.
+        call_id: String,
+    },
+}
+
+impl Run {
+    /// A run from its first event.
+    ///
+    /// # Errors
+    /// [`FoldError::NoBeginning`].
+    pub fn begin(id: RunId, at: Timestamp, event: &RunEvent) -> Result<Self, FoldError> {
+        let RunEvent::Submitted { agent, input } = event else {
+            return Err(FoldError::NoBeginning { run: id, kind: event.kind() });
+        };
+        Ok(Self {
+            id,
+            agent: agent.clone(),
+            input: input.clone(),
+            status: Status::Queued,
+            seq: 1,
+            messages: vec![Message::User { text: input.clone() }],
+            open_calls: Vec::new(),
+            last_finish: None,
+            iterations: 0,
+            usage: Usage::default(),
+            model: None,
+            simulated: false,
+            progress: None,
+            submitted_at: at,
+            updated_at: at,
+            active_ms: 0,
+            wake_at: None,
+            ending: None,
+        })
+    }
+
+    /// Folds the next event in. After an error the run is unchanged.
+    ///
+    /// # Errors
+    /// See [`FoldError`].
+    pub fn apply(&mut self, seq: u64, at: Timestamp, event: RunEvent) -> Result<(), FoldError> {
+        if seq != self.seq + 1 {
+            return Err(FoldError::Hole { run: self.id, last: self.seq, found: seq });
+        }
+        let next = self.status.next(&event);
+        let next = next.map_err(|source| FoldError::Illegal { run: self.id, seq, source })?;
+        // Time counts from a claim to the last event under it; what lies before a claim does not.
+        let executed = self.status == Status::Running && !matches!(event, RunEvent::Claimed { .. });
+        self.change(seq, event)?;
+        if executed {
+            self.active_ms += (at.0 - self.updated_at.0).max(0);
+        }
+        self.status = next;
+        self.seq = seq;
+        self.updated_at = at;
+        Ok(())
+    }
+
+    fn change(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
+        match event {
+            RunEvent::Claimed { .. } => self.interrupt(),
+            RunEvent::ModelAnswered {
+                text, tool_calls, finish, usage, model, simulated, ..
+            } => {
+                self.answered(seq, text, tool_calls);
+                self.last_finish = Some(finish);
+                self.usage.add(&usage);
+                self.model = Some(model);
+                self.simulated |= simulated;
+            }
+            RunEvent::ToolStarted { call_id, effect, .. } => {
+                let open = self.open_call(seq, &call_id)?;
+                open.state = CallState::Started { effect };
+            }
+            RunEvent::ToolFinished { call_id, tool, outcome, content, .. } => {
+                self.open_call(seq, &call_id)?;
+                self.open_calls.retain(|open| open.call.id != call_id);
+                self.messages.push(Message::Tool {
+                    call_id,
+                    name: tool,
+                    content: cut_middle(&content, TOOL_CONTENT_BYTES_MAX),
+                    is_error: outcome != ToolOutcome::Done,
+                });
+            }
+            RunEvent::Progressed { progress } => self.progress = Some(progress),
+            RunEvent::Resumed { .. } => self.reopen(),
+            RunEvent::Succeeded { output } => self.ending = Some(Ending::Succeeded { output }),
+            RunEvent::Failed { stop, message } => {
+                self.ending = Some(Ending::Failed { stop, message });
+            }
+            RunEvent::Cancelled { by, reason } => {
+                self.ending = Some(Ending::Cancelled { by, reason });
+            }
+            RunEvent::Parked { wake_at, .. } => self.wake_at = wake_at,
+            // Refused by the state machine before it comes here.
+            RunEvent::Submitted { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, seq: u64, text: String, tool_calls: Vec<ToolCall>) {
+        self.iterations += 1;
+        for (index, call) in tool_calls.iter().enumerate() {
+            let key = format!("{}-{seq}-{index}", self.id);
+            self.open_calls.push(OpenCall { call: call.clone(), key, state: CallState::Pending });
+        }
+        self.messages.push(Message::Assistant { text, tool_calls });
+    }
+
+    /// A run that failed on its closing answer (refused, cut) is asked again: the answer leaves the
+    /// conversation and stays in the log.
+    fn reopen(&mut self) {
+        let closed = matches!(
+            self.messages.last(),
+            Some(Message::Assistant { tool_calls, .. }) if tool_calls.is_empty()
+        );
+        if closed {
+            self.messages.pop();
+        }
+        self.ending = None;
+    }
+
+    fn interrupt(&mut self) {
+        for open in &mut self.open_calls {
+            if let CallState::Started { effect } = open.state {
+                open.state = CallState::Interrupted { effect };
+            }
+        }
+    }
+
+    fn open_call(&mut self, seq: u64, call_id: &str) -> Result<&mut OpenCall, FoldError> {
+        let run = self.id;
+        self.open_calls
+            .iter_mut()
+            .find(|open| open.call.id == call_id)
+            .ok_or_else(|| FoldError::UnknownCall { run, seq, call_id: call_id.to_owned() })
+    }
+}
+
+/// Longest tool result that a model is shown, in bytes (40 000: what other agents settled on). The
+/// whole result stays in the event.
+pub const TOOL_CONTENT_BYTES_MAX: usize = 40_000;
+
+/// Keeps the head and the tail of a text and says how much is missing between them.
+fn cut_middle(text: &str, limit_bytes: usize) -> String {
+    if text.len() <= limit_bytes {
+        return text.to_owned();
+    }
+    let head = text.floor_char_boundary(limit_bytes / 2);
+    let tail = text.ceil_char_boundary(text.len() - limit_bytes / 2);
+    format!("{}\n[... {} bytes left out ...]\n{}", &text[..head], tail - head, &text[tail..])
+}

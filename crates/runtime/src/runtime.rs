@@ -1,0 +1,280 @@
+//! The handle that everything else holds: submit, look, command, watch, shut down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use steadfast_store::{NodeId, RunFilter, RunId, Store};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::checkpoint::CheckpointPolicy;
+use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
+use crate::error::RuntimeError;
+use crate::journal::fold;
+use crate::run::Run;
+use crate::scheduler::Scheduler;
+use crate::stored;
+use crate::view::{EventView, RunList, RunView};
+use crate::watch::{Notices, Watch};
+
+/// How a runtime executes runs.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// Runs executed at once. Default 10 (SCOPE C5).
+    pub concurrency: usize,
+    /// Life of the node's lease; a dead node's runs are taken over after it. Default 15 s.
+    pub lease_ttl: Duration,
+    /// How long shutting down waits for steps under way. Default 30 s.
+    pub drain_timeout: Duration,
+    /// When runs are checkpointed.
+    pub checkpoints: CheckpointPolicy,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 10,
+            lease_ttl: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(30),
+            checkpoints: CheckpointPolicy::default(),
+        }
+    }
+}
+
+/// What the parts of a runtime share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) options: RuntimeOptions,
+    pub(crate) notices: Notices,
+    /// Rung when a run may be ready to be claimed.
+    pub(crate) doorbell: Notify,
+    /// The claims (run, epoch) that this node executes, each with what stops it at once.
+    pub(crate) driven: Mutex<BTreeMap<(RunId, u64), CancellationToken>>,
+    /// Cancelled when the node drains.
+    pub(crate) drain: CancellationToken,
+    /// Cancelled when the drain's time is up.
+    pub(crate) halt: CancellationToken,
+}
+
+/// Executes runs on a store. Cheap to clone; clones are the same runtime.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+    scheduler: Arc<Mutex<Option<SchedulerTask>>>,
+}
+
+type SchedulerTask = JoinHandle<Result<(), RuntimeError>>;
+
+impl Runtime {
+    /// Registers a node on the store and begins to execute runs: those of earlier, dead nodes first.
+    ///
+    /// # Errors
+    /// The store failed, or an option cannot work.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        catalog: Catalog,
+        options: RuntimeOptions,
+    ) -> Result<Self, RuntimeError> {
+        if options.concurrency == 0 {
+            let problem = "`concurrency` is 0: nothing would ever run; use 1 or more".to_owned();
+            return Err(RuntimeError::Misconfigured { problem });
+        }
+        let shared = Arc::new(Shared {
+            store,
+            catalog: Arc::new(catalog),
+            options,
+            notices: Notices::new(),
+            doorbell: Notify::new(),
+            driven: Mutex::new(BTreeMap::new()),
+            drain: CancellationToken::new(),
+            halt: CancellationToken::new(),
+        });
+        let scheduler = Scheduler::register(Arc::clone(&shared), NodeId::generate()).await?;
+        #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
+        let task = tokio::spawn(scheduler.run());
+        Ok(Self { shared, scheduler: Arc::new(Mutex::new(Some(task))) })
+    }
+
+    /// Accepts a run. Once it has returned, the run is on disk.
+    ///
+    /// # Errors
+    /// No such agent, an input that is too large, a node that drains, or the store failed.
+    pub async fn submit(&self, command: SubmitRun) -> Result<Submitted, RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        commands::submit(self, command).await
+    }
+
+    /// Ends a run for good. Once it has returned, no step of it begins any more.
+    ///
+    /// # Errors
+    /// No such run, it is over already, or the store failed.
+    pub async fn cancel(&self, command: CancelRun) -> Result<(), RuntimeError> {
+        commands::cancel(self, command).await
+    }
+
+    /// Lets a run go on that had failed, or wakes one that waits.
+    ///
+    /// # Errors
+    /// No such run, its state does not allow it, or the store failed.
+    pub async fn resume(&self, command: ResumeRun) -> Result<(), RuntimeError> {
+        commands::resume(self, command).await
+    }
+
+    /// A run as lists show it.
+    ///
+    /// # Errors
+    /// No such run, or the store failed.
+    pub async fn run(&self, run: RunId) -> Result<RunView, RuntimeError> {
+        let head = self.shared.store.head(run).await?;
+        let head = head.ok_or(RuntimeError::UnknownRun { run })?;
+        Ok(RunView::from_head(&head))
+    }
+
+    /// A run, folded from its log: conversation, open calls, ending.
+    ///
+    /// # Errors
+    /// No such run, its log is damaged, or the store failed.
+    pub async fn fold(&self, run: RunId) -> Result<Run, RuntimeError> {
+        Ok(fold(self.shared.store.as_ref(), run).await?.0)
+    }
+
+    /// One page of runs.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list(&self, filter: RunFilter) -> Result<RunList, RuntimeError> {
+        let page = self.shared.store.list(filter).await?;
+        let runs = page.runs.iter().map(RunView::from_head).collect();
+        Ok(RunList { runs, next: page.next })
+    }
+
+    /// How many runs are in each state, counted up to `cap` each.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, RuntimeError> {
+        Ok(self.shared.store.count_by_state(cap).await?)
+    }
+
+    /// Events of a run after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// No such run, or the store failed.
+    pub async fn events(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<EventView>, RuntimeError> {
+        let store = self.shared.store.as_ref();
+        let mut events = Vec::new();
+        for stored in store.read(run, after, limit).await? {
+            let event = stored::unpack_event(store, &stored).await?;
+            events.push(EventView { seq: stored.seq, at: stored.at, event });
+        }
+        Ok(events)
+    }
+
+    /// Tells when logs grow. Subscribe first, then read: nothing falls between.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        self.shared.notices.subscribe()
+    }
+
+    /// Waits until a run is over, and returns it. Cancel-safe.
+    ///
+    /// # Errors
+    /// No such run, the store failed, or the runtime shut down first.
+    pub async fn wait(&self, run: RunId) -> Result<RunView, RuntimeError> {
+        let mut watch = self.watch();
+        loop {
+            let view = self.run(run).await?;
+            if crate::state::Status::parse(&view.state).is_some_and(crate::state::Status::is_over) {
+                return Ok(view);
+            }
+            if self.shared.halt.is_cancelled() || !watch.changed(Some(run)).await {
+                return Err(RuntimeError::ShuttingDown);
+            }
+        }
+    }
+
+    /// What the runtime can run and use.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
+    /// Whether the runtime accepts runs.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        !self.shared.drain.is_cancelled()
+    }
+
+    /// Begins to drain: nothing new is accepted or begun.
+    pub fn drain(&self) {
+        self.shared.drain.cancel();
+        self.shared.doorbell.notify_one();
+    }
+
+    /// Drains, waits for steps under way up to the limit, drops what is left, gives the runs back and
+    /// closes the store. Nothing acknowledged is lost; the next node goes on. `true` if every step
+    /// ended by itself.
+    ///
+    /// # Errors
+    /// The store failed while runs were given back or while it was closed.
+    pub async fn shutdown(&self) -> Result<bool, RuntimeError> {
+        self.drain();
+        let task = self.scheduler.lock().take();
+        let Some(mut task) = task else { return Ok(true) };
+        let limit = self.shared.options.drain_timeout;
+        let graceful = tokio::time::timeout(limit, &mut task).await;
+        let (joined, graceful) = match graceful {
+            Ok(joined) => (joined, true),
+            Err(_) => {
+                self.shared.halt.cancel();
+                (task.await, false)
+            }
+        };
+        self.shared.halt.cancel();
+        if let Ok(result) = joined {
+            result?;
+        }
+        self.shared.store.close().await?;
+        Ok(graceful)
+    }
+
+    /// Drops everything at once, as a crash of the process would: nothing is given back and nothing is
+    /// written. For programs that embed the runtime and must leave now; the next node goes on once
+    /// this one's lease has expired.
+    pub fn abandon(&self) {
+        self.shared.halt.cancel();
+        if let Some(task) = self.scheduler.lock().take() {
+            task.abort();
+        }
+    }
+
+    pub(crate) fn announce(&self, run: RunId, seq: u64) {
+        self.shared.notices.publish(run, seq);
+        self.shared.doorbell.notify_one();
+    }
+
+    /// Drops what this node does for a run, if it does anything.
+    pub(crate) fn interrupt(&self, run: RunId) {
+        for token in self.shared.driven.lock().range((run, 0)..=(run, u64::MAX)) {
+            token.1.cancel();
+        }
+    }
+}

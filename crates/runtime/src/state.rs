@@ -1,0 +1,206 @@
+//! What may happen to a run in which state: one match, and nothing is ignored.
+//!
+//! ```text
+//!             claimed            parked
+//!   queued ------------> running ---------> waiting
+//!     ^  |                 |  ^   claimed      | |
+//!     |  |                 |  +----------------+ |
+//!     |  |   cancelled     |                     | resumed -> queued
+//!     |  +---------------> cancelled <-----------+
+//!     |                    |
+//!     | resumed            +--> succeeded
+//!     +------- failed <----+
+//! ```
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::RunEvent;
+
+/// Where a run is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Accepted; a node will take it.
+    Queued,
+    /// A node executes it.
+    Running,
+    /// Put aside until a time or an answer.
+    Waiting,
+    /// Reached its end. Final.
+    Succeeded,
+    /// Stopped without reaching its end. May be resumed.
+    Failed,
+    /// Ended by somebody. Final.
+    Cancelled,
+}
+
+impl Status {
+    /// All states, in the order of a run's life.
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Waiting,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The state as one stable word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of that name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// Whether the run has stopped; a failed one may still be resumed.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// The state after an event.
+    ///
+    /// # Errors
+    /// The event is not possible in this state.
+    pub fn next(self, event: &RunEvent) -> Result<Self, IllegalTransition> {
+        use RunEvent as E;
+        match (self, event) {
+            // A claim of a running run is a takeover: its node died or lost its lease.
+            (Self::Queued | Self::Running | Self::Waiting, E::Claimed { .. }) => Ok(Self::Running),
+            (
+                Self::Running,
+                E::ModelAnswered { .. }
+                | E::ToolStarted { .. }
+                | E::ToolFinished { .. }
+                | E::Progressed { .. },
+            ) => Ok(Self::Running),
+            (Self::Running, E::Parked { .. }) => Ok(Self::Waiting),
+            (Self::Running, E::Succeeded { .. }) => Ok(Self::Succeeded),
+            (Self::Running, E::Failed { .. }) => Ok(Self::Failed),
+            (Self::Queued | Self::Running | Self::Waiting, E::Cancelled { .. }) => {
+                Ok(Self::Cancelled)
+            }
+            // A failure is an end that a person may overrule; success and cancellation are final.
+            (Self::Waiting | Self::Failed, E::Resumed { .. }) => Ok(Self::Queued),
+            (status, event) => Err(IllegalTransition { status, event: event.kind() }),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An event that is not possible in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{event}` cannot happen to a run that is {status}")]
+pub struct IllegalTransition {
+    /// The state.
+    pub status: Status,
+    /// The event's kind.
+    pub event: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use steadfast_providers::model::{FinishReason, Usage};
+    use steadfast_providers::tool::Progress;
+
+    use super::*;
+    use crate::event::{StopReason, ToolOutcome, WaitReason};
+
+    fn every_event() -> Vec<RunEvent> {
+        let text = String::new;
+        vec![
+            RunEvent::Submitted { agent: text(), input: text() },
+            RunEvent::Claimed { node: text(), epoch: 1 },
+            RunEvent::ModelAnswered {
+                key: text(),
+                model: text(),
+                simulated: true,
+                text: text(),
+                tool_calls: vec![],
+                finish: FinishReason::Stop,
+                usage: Usage::default(),
+                attempts: 1,
+                took_ms: 0,
+            },
+            RunEvent::ToolStarted {
+                call_id: text(),
+                tool: text(),
+                effect: steadfast_guard::Effect::Once,
+                key: text(),
+            },
+            RunEvent::ToolFinished {
+                call_id: text(),
+                tool: text(),
+                outcome: ToolOutcome::Done,
+                content: text(),
+                attempts: 1,
+                took_ms: 0,
+            },
+            RunEvent::Progressed { progress: Progress { step: 1, total: 2, description: text() } },
+            RunEvent::Parked { reason: WaitReason::Cooldown, wake_at: None, detail: text() },
+            RunEvent::Resumed { by: text() },
+            RunEvent::Cancelled { by: text(), reason: None },
+            RunEvent::Succeeded { output: text() },
+            RunEvent::Failed { stop: StopReason::Refused, message: text() },
+        ]
+    }
+
+    #[test]
+    fn every_pair_of_state_and_event_is_decided() {
+        let expected = [
+            "queued: claimed->running cancelled->cancelled",
+            "running: claimed->running model_answered->running tool_started->running \
+             tool_finished->running progressed->running parked->waiting cancelled->cancelled \
+             succeeded->succeeded failed->failed",
+            "waiting: claimed->running resumed->queued cancelled->cancelled",
+            "succeeded:",
+            "failed: resumed->queued",
+            "cancelled:",
+        ];
+        for (status, expected) in Status::ALL.into_iter().zip(expected) {
+            let mut line = format!("{status}:");
+            for event in every_event() {
+                if let Ok(next) = status.next(&event) {
+                    line.push_str(&format!(" {}->{next}", event.kind()));
+                }
+            }
+            assert_eq!(line, expected);
+        }
+    }
+
+    #[test]
+    fn an_illegal_transition_names_the_state_and_the_event() {
+        let refused = Status::Succeeded.next(&RunEvent::Resumed { by: "ada".into() });
+        assert_eq!(
+            refused.expect_err("final").to_string(),
+            "`resumed` cannot happen to a run that is succeeded"
+        );
+    }
+
+    #[test]
+    fn words_and_states_map_both_ways() {
+        for status in Status::ALL {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+        }
+        assert_eq!(Status::parse("sleeping"), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! What is shown of runs, the same for API, command line and console.
+
+use serde::{Deserialize, Serialize};
+use steadfast_providers::tool::Progress;
+use steadfast_store::{RunHead, RunId, Timestamp};
+
+use crate::event::RunEvent;
+use crate::journal::Summary;
+
+/// A run as lists show it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunView {
+    /// The run.
+    pub id: RunId,
+    /// What executes it.
+    pub agent: String,
+    /// Whose run it is.
+    pub tenant: String,
+    /// Its state, as one word.
+    pub state: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// The beginning of its input.
+    pub input: String,
+    /// Where it stands, if a tool reported it.
+    pub progress: Option<Progress>,
+    /// The beginning of its answer, or what went wrong.
+    pub ending: Option<String>,
+    /// Why it stopped, as one word, if it failed.
+    pub stop: Option<String>,
+    /// Model answers so far.
+    pub iterations: u32,
+    /// Input tokens so far.
+    pub input_tokens: u64,
+    /// Output tokens so far.
+    pub output_tokens: u64,
+    /// The last model that answered.
+    pub model: Option<String>,
+    /// Whether any answer was scripted by the simulated provider.
+    pub simulated: bool,
+    /// Events in its log.
+    pub events: u64,
+    /// How often it changed hands: 1 for a run that was never interrupted.
+    pub epoch: u64,
+    /// When it was submitted, in milliseconds since 1970 UTC.
+    pub created_at: Timestamp,
+    /// When its log last grew.
+    pub updated_at: Timestamp,
+}
+
+impl RunView {
+    /// A run from its index card.
+    #[must_use]
+    pub fn from_head(head: &RunHead) -> Self {
+        // A card of an older release may lack what this one shows; that is no reason to hide the run.
+        let summary: Summary = serde_json::from_slice(&head.summary).unwrap_or_default();
+        Self {
+            id: head.id,
+            agent: head.agent.clone(),
+            tenant: head.tenant.clone(),
+            state: head.state.clone(),
+            priority: head.priority,
+            input: summary.input,
+            progress: summary.progress,
+            ending: summary.ending,
+            stop: summary.stop,
+            iterations: summary.iterations,
+            input_tokens: summary.input_tokens,
+            output_tokens: summary.output_tokens,
+            model: summary.model,
+            simulated: summary.simulated,
+            events: head.head_seq,
+            epoch: head.epoch,
+            created_at: head.created_at,
+            updated_at: head.updated_at,
+        }
+    }
+}
+
+/// One page of runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunList {
+    /// The rows, newest first.
+    pub runs: Vec<RunView>,
+    /// Give it as `before` to get the next page; absent on the last.
+    pub next: Option<RunId>,
+}
+
+/// One event of a run's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its place in the log.
+    pub seq: u64,
+    /// When it was committed, in milliseconds since 1970 UTC.
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: RunEvent,
+}

@@ -1,0 +1,59 @@
+//! Who wants to know that a run's log has grown. A notice carries no event: whoever is told reads the
+//! log from where it left off, so a slow reader loses nothing and blocks nobody.
+
+use steadfast_store::RunId;
+use tokio::sync::broadcast;
+
+/// Notices a reader may be behind before it is told merely "something happened".
+const NOTICES_KEPT: usize = 1024;
+
+/// Tells that runs' logs have grown.
+#[derive(Clone, Debug)]
+pub(crate) struct Notices {
+    sender: broadcast::Sender<Notice>,
+}
+
+/// A run's log has grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The run.
+    pub run: RunId,
+    /// Its last event.
+    pub seq: u64,
+}
+
+impl Notices {
+    pub(crate) fn new() -> Self {
+        Self { sender: broadcast::Sender::new(NOTICES_KEPT) }
+    }
+
+    pub(crate) fn publish(&self, run: RunId, seq: u64) {
+        // Nobody listening is the usual case, and no error.
+        drop(self.sender.send(Notice { run, seq }));
+    }
+
+    pub(crate) fn subscribe(&self) -> Watch {
+        Watch { receiver: self.sender.subscribe() }
+    }
+}
+
+/// A reader of notices.
+#[derive(Debug)]
+pub struct Watch {
+    receiver: broadcast::Receiver<Notice>,
+}
+
+impl Watch {
+    /// Waits until the log of `run` has grown (or, with `None`, any log), or may have: after falling
+    /// behind it returns at once. `false` when the runtime has ended. Cancel-safe.
+    pub async fn changed(&mut self, run: Option<RunId>) -> bool {
+        loop {
+            match self.receiver.recv().await {
+                Ok(notice) if run.is_none_or(|run| run == notice.run) => return true,
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                Err(broadcast::error::RecvError::Closed) => return false,
+            }
+        }
+    }
+}
