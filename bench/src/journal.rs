@@ -50,7 +50,7 @@ fn print(what: &str, mut times: Vec<Duration>, before: Option<u64>) {
     println!("| {what} | {per_s:.0} | {:.3} | {:.3} | {each} |", at(50), at(99));
 }
 
-/// Bytes that this process has sent to the disk, where the system counts them (Linux, proc_pid_io(5)).
+/// Bytes that this process has sent to the disk, where the system counts them (Linux: `proc_pid_io(5)`).
 fn written() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/self/io").ok()?;
     counters.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
