@@ -1,0 +1,55 @@
+use super::check::LONGEST;
+use super::*;
+
+fn key_of(change: impl FnOnce(&mut Policy)) -> &'static str {
+    let mut policy = Policy::default();
+    change(&mut policy);
+    policy.validate().expect_err("must be refused").key
+}
+
+#[test]
+fn r16_the_default_policy_is_valid() {
+    assert_eq!(Policy::default().validate(), Ok(()));
+}
+
+#[test]
+fn r16_validate_names_the_key_that_cannot_be_kept() {
+    const ZERO: Duration = Duration::ZERO;
+    let long = LONGEST + Duration::from_secs(1);
+    assert_eq!(key_of(|p| p.concurrency = 0), "concurrency");
+    assert_eq!(key_of(|p| p.queue_timeout = ZERO), "queue_timeout");
+    assert_eq!(key_of(|p| p.attempt_timeout = ZERO), "attempt_timeout");
+    assert_eq!(key_of(|p| p.total_timeout = ZERO), "total_timeout");
+    assert_eq!(key_of(|p| p.first_item_timeout = ZERO), "first_item_timeout");
+    assert_eq!(key_of(|p| p.idle_timeout = ZERO), "idle_timeout");
+    assert_eq!(key_of(|p| p.retry.base_delay = p.retry.max_delay * 2), "retry.base_delay");
+    assert_eq!(key_of(|p| p.breaker.consecutive_failures = 0), "breaker.consecutive_failures");
+    assert_eq!(key_of(|p| p.breaker.half_open_probes = 0), "breaker.half_open_probes");
+    assert_eq!(key_of(|p| p.breaker.half_open_probes = 33), "breaker.half_open_probes");
+    assert_eq!(key_of(|p| p.total_timeout = long), "total_timeout");
+    assert_eq!(key_of(|p| p.retry.max_delay = long), "retry.max_delay");
+    assert_eq!(key_of(|p| p.retry.max_retry_after = long), "retry.max_retry_after");
+    assert_eq!(key_of(|p| p.breaker.open_for = long), "breaker.open_for");
+}
+
+#[test]
+fn r16_a_policy_is_read_from_text_with_units() {
+    let text =
+        "total_timeout = \"5m\"\nretry.base_delay = \"500ms\"\nbreaker.open_for = \"1m 30s\"";
+    let policy: Policy = toml::from_str(text).unwrap();
+    assert_eq!(policy.total_timeout, Duration::from_secs(300));
+    assert_eq!(policy.retry.base_delay, Duration::from_millis(500));
+    assert_eq!(policy.breaker.open_for, Duration::from_secs(90));
+    assert_eq!(policy.attempt_timeout, Policy::default().attempt_timeout);
+    let written = toml::to_string(&policy).unwrap();
+    assert_eq!(toml::from_str::<Policy>(&written).unwrap(), policy);
+}
+
+#[test]
+fn r16_unknown_keys_and_bare_numbers_are_refused() {
+    for text in
+        ["totl_timeout = \"5m\"", "retry.tries = 3", "breaker.open = \"1s\"", "total_timeout = 5"]
+    {
+        assert!(toml::from_str::<Policy>(text).is_err(), "{text}");
+    }
+}
