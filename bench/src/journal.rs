@@ -131,6 +131,7 @@ async fn appends(path: &Path, runs: usize) -> anyhow::Result<Vec<Duration>> {
                     blobs: Vec::new(),
                     checkpoint: None,
                     head: None,
+                    keys: Vec::new(),
                 };
                 seq = store.append(append).await?.head_seq;
                 times.push(began.elapsed());

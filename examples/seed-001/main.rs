@@ -101,6 +101,7 @@ async fn send_once(store: &Arc<MemoryStore>, key: &str) -> Result<bool, StoreErr
             blobs: Vec::new(),
             checkpoint: None,
             head: Some(ended("sent")),
+            keys: Vec::new(),
         })
         .await?;
     Ok(false)

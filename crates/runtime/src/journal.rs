@@ -89,6 +89,7 @@ impl RunJournal {
                 blobs,
                 checkpoint,
                 head,
+                keys: Vec::new(),
             })
             .await?;
         if due {

@@ -199,6 +199,7 @@ async fn give_up(shared: &Shared, head: &RunHead, problem: &str) {
             disposition: Disposition::Ended,
             summary: now.summary,
         }),
+        keys: Vec::new(),
     };
     match shared.store.append(append).await {
         Ok(appended) => shared.notices.publish(head.id, appended.head_seq),

@@ -26,7 +26,8 @@ pub use memory::MemoryStore;
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use types::{
     Append, Appended, Blob, BlobHash, Checkpoint, Created, Disposition, Fence, HeadUpdate,
-    NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, StoredEvent, Timestamp,
+    KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NewEvent, NewRun, NodeId, Page,
+    RunFilter, RunHead, RunId, StoredEvent, Timestamp,
 };
 
 use std::time::Duration;
@@ -144,9 +145,38 @@ pub trait Leases: Send + Sync {
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError>;
 }
 
+/// Operations that are to be done once, whoever asks and however often (SCOPE R11).
+///
+/// A claim says who does it; a settlement records the answer, in a transaction of its own or in the
+/// one that appends the completing event ([`Append::keys`]). A claim outlives a crash of its owner:
+/// only the owner, or somebody who knows that the owner is gone and seizes it, goes on.
+#[async_trait]
+pub trait Keys: Send + Sync {
+    /// Claims an operation, or says how it stands. Once it has returned [`KeyStanding::Claimed`], the
+    /// claim is on disk.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn claim_key(&self, claim: KeyClaim) -> Result<KeyStanding, StoreError>;
+
+    /// Settles an operation. Once it has returned, the end is on disk. A settlement of an operation
+    /// that is not (any more) this owner's changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`] if the answer is larger than [`VALUE_BYTES_MAX`]; or the medium failed.
+    async fn settle_key(&self, settlement: KeySettlement) -> Result<(), StoreError>;
+
+    /// Forgets recorded answers whose time is over, at most `limit`; how many it were. Without it they
+    /// take space but are not answered with.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError>;
+}
+
 /// Everything a runtime needs from a store.
 #[async_trait]
-pub trait Store: Journal + Catalog + Leases + 'static {
+pub trait Store: Journal + Catalog + Leases + Keys + 'static {
     /// Names this store: made at random once, when it is created, and kept in it.
     fn id(&self) -> String;
 

@@ -9,10 +9,12 @@ use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::clock::{Clock, millis};
+use crate::rules::{SettledKey, StoredKey};
 use crate::{
     Append, Appended, Blob, BlobHash, CHECKPOINTS_KEPT, Catalog, Checkpoint, Created, Disposition,
-    HeadUpdate, Journal, Leases, NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store,
-    StoreError, StoredEvent, Timestamp, rules,
+    HeadUpdate, Journal, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, Keys, Leases,
+    NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store, StoreError, StoredEvent,
+    Timestamp, rules,
 };
 
 /// A store that keeps everything in memory, behind one lock. For tests and for throw-away runs: it
@@ -29,6 +31,7 @@ struct Shelves {
     keys: BTreeMap<(String, String), RunId>,
     blobs: BTreeMap<[u8; 32], Bytes>,
     nodes: BTreeMap<NodeId, Timestamp>,
+    operations: BTreeMap<KeyName, StoredKey>,
 }
 
 struct Run {
@@ -74,6 +77,21 @@ impl Shelves {
     fn keep_blobs(&mut self, blobs: Vec<Blob>) {
         for blob in blobs {
             self.blobs.entry(blob.hash.0).or_insert(blob.bytes);
+        }
+    }
+
+    fn settle(&mut self, settlement: KeySettlement, now: Timestamp) {
+        let KeySettlement { name, owner, end } = settlement;
+        let Some(stored) = self.operations.get_mut(&name) else { return };
+        if stored.owner != owner || stored.settled.is_some() {
+            return;
+        }
+        match end {
+            KeyEnd::Released => drop(self.operations.remove(&name)),
+            KeyEnd::Recorded { answer, keep } => {
+                let expires_at = Timestamp(now.0.saturating_add(millis(Some(keep))));
+                stored.settled = Some(SettledKey { answer, at: now, expires_at });
+            }
         }
     }
 
@@ -179,6 +197,9 @@ impl Journal for MemoryStore {
         }
         let appended = Appended { head_seq: run.head.head_seq, epoch: run.head.epoch, at };
         shelves.keep_blobs(append.blobs);
+        for settlement in append.keys {
+            shelves.settle(settlement, at);
+        }
         Ok(appended)
     }
 
@@ -299,6 +320,43 @@ impl Leases for MemoryStore {
         let owners: BTreeSet<_> = heads().filter_map(|head| head.owner.as_ref()).collect();
         let expiring = owners.into_iter().filter_map(|owner| shelves.nodes.get(owner).copied());
         Ok(parked.chain(expiring).min())
+    }
+}
+
+#[async_trait]
+impl Keys for MemoryStore {
+    async fn claim_key(&self, claim: KeyClaim) -> Result<KeyStanding, StoreError> {
+        let mut shelves = self.open()?;
+        let now = self.clock.now();
+        let stored = shelves.operations.get(&claim.name).cloned();
+        let standing = rules::claim_key(&claim, stored, now, |node| shelves.lives(node, now));
+        if standing == KeyStanding::Claimed {
+            let KeyClaim { name, digest, owner, node, seize: _ } = claim;
+            let stored = StoredKey { digest, owner, node, since: now, settled: None };
+            shelves.operations.insert(name, stored);
+        }
+        Ok(standing)
+    }
+
+    async fn settle_key(&self, settlement: KeySettlement) -> Result<(), StoreError> {
+        let mut shelves = self.open()?;
+        rules::check_settlement(&settlement)?;
+        shelves.settle(settlement, self.clock.now());
+        Ok(())
+    }
+
+    async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        let mut shelves = self.open()?;
+        let now = self.clock.now();
+        let over = |stored: &StoredKey| {
+            stored.settled.as_ref().is_some_and(|settled| settled.expires_at <= now)
+        };
+        let names = shelves.operations.iter().filter(|(_, stored)| over(stored));
+        let names: Vec<_> = names.map(|(name, _)| name.clone()).take(limit).collect();
+        for name in &names {
+            shelves.operations.remove(name);
+        }
+        Ok(names.len())
     }
 }
 

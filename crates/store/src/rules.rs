@@ -1,9 +1,11 @@
 //! What a write must fulfil, as pure checks: every backend applies the same ones, inside the
 //! transaction that writes.
 
+use bytes::Bytes;
+
 use crate::{
-    Append, Blob, BlobHash, Disposition, Fence, HeadUpdate, NewEvent, NewRun, RunId, StoreError,
-    VALUE_BYTES_MAX,
+    Append, Blob, BlobHash, Disposition, Fence, HeadUpdate, KeyClaim, KeyEnd, KeySettlement,
+    KeyStanding, NewEvent, NewRun, NodeId, RunId, StoreError, Timestamp, VALUE_BYTES_MAX,
 };
 
 /// The part of an index card that decides whether an append is admitted.
@@ -28,6 +30,7 @@ pub(crate) fn check_append(append: &Append) -> Result<(), StoreError> {
         && append.blobs.is_empty()
         && append.checkpoint.is_none()
         && append.head.is_none()
+        && append.keys.is_empty()
     {
         return Err(misuse("an append must write something"));
     }
@@ -40,13 +43,67 @@ pub(crate) fn check_append(append: &Append) -> Result<(), StoreError> {
             Some(_) => {}
         }
     }
+    append.keys.iter().try_for_each(check_settlement)?;
     check_sizes(
         append.run,
         &append.events,
         &append.blobs,
-        append.checkpoint.as_ref().map(bytes::Bytes::len),
+        append.checkpoint.as_ref().map(Bytes::len),
         append.head.as_ref(),
     )
+}
+
+/// What of a settlement can be refused without looking at the store.
+pub(crate) fn check_settlement(settlement: &KeySettlement) -> Result<(), StoreError> {
+    match &settlement.end {
+        KeyEnd::Recorded { answer, .. } if answer.len() > VALUE_BYTES_MAX => {
+            Err(misuse("the answer of a key is larger than the store keeps"))
+        }
+        KeyEnd::Recorded { .. } | KeyEnd::Released => Ok(()),
+    }
+}
+
+/// A key as it is stored.
+#[derive(Clone)]
+pub(crate) struct StoredKey {
+    pub(crate) digest: BlobHash,
+    pub(crate) owner: String,
+    pub(crate) node: NodeId,
+    pub(crate) since: Timestamp,
+    pub(crate) settled: Option<SettledKey>,
+}
+
+#[derive(Clone)]
+pub(crate) struct SettledKey {
+    pub(crate) answer: Bytes,
+    pub(crate) at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// How a claim meets what is stored; [`KeyStanding::Claimed`] means that the claim is to be written.
+pub(crate) fn claim_key(
+    claim: &KeyClaim,
+    stored: Option<StoredKey>,
+    now: Timestamp,
+    alive: impl FnOnce(&NodeId) -> bool,
+) -> KeyStanding {
+    let Some(stored) = stored else { return KeyStanding::Claimed };
+    let expired = stored.settled.as_ref().is_some_and(|settled| settled.expires_at <= now);
+    match stored {
+        _ if expired => KeyStanding::Claimed,
+        StoredKey { digest, since, .. } if digest != claim.digest => {
+            KeyStanding::Conflict { since }
+        }
+        StoredKey { settled: Some(SettledKey { answer, at, .. }), .. } => {
+            KeyStanding::Settled { answer, at }
+        }
+        StoredKey { owner, .. } if owner == claim.owner || claim.seize.as_ref() == Some(&owner) => {
+            KeyStanding::Claimed
+        }
+        StoredKey { owner, since, node, .. } => {
+            KeyStanding::InFlight { owner, since, alive: alive(&node) }
+        }
+    }
 }
 
 /// Whether an append may be written to a run that stands like this; the epoch after it.

@@ -52,6 +52,7 @@ pub(crate) async fn seize(
             blobs: blobs.clone(),
             checkpoint: None,
             head: Some(face(&folded)?),
+            keys: Vec::new(),
         };
         match store.append(append).await {
             Ok(_) => return Ok(folded),

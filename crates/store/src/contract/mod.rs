@@ -6,6 +6,7 @@
 
 pub mod catalog;
 pub mod journal;
+pub mod keys;
 pub mod lease;
 
 use bytes::Bytes;
@@ -63,6 +64,19 @@ macro_rules! contract_tests {
                 the_next_wake_is_the_earliest
                 one_run_is_claimed_by_one_node
             }
+            keys {
+                r11_a_key_is_claimed_once_and_answered_ever_after
+                r11_the_same_key_for_something_else_is_a_conflict
+                r11_a_released_key_is_free_again
+                r11_an_owner_may_claim_again_what_it_has_claimed
+                r11_only_a_named_owner_is_seized_from
+                r11_who_asks_is_told_whether_the_owners_node_lives
+                r11_a_settlement_by_a_former_owner_changes_nothing
+                r11_a_recorded_answer_never_changes
+                r11_an_append_settles_its_keys_with_its_events
+                r11_an_answer_is_forgotten_after_its_time
+                r11_of_many_claims_at_once_one_wins
+            }
         }
     };
     ($open:path => $($module:ident { $($check:ident)* })*) => {
@@ -110,6 +124,7 @@ pub(crate) fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
         blobs: Vec::new(),
         checkpoint: None,
         head: None,
+        keys: Vec::new(),
     }
 }
 

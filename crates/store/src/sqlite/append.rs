@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::keys;
 use super::schema::{self, disposition_columns, head_columns};
 use super::writer::{Failure, Write};
 use crate::rules::{self, Standing};
@@ -82,6 +83,9 @@ impl Write for Append {
         insert_blobs(connection, &self.blobs)?;
         if let Some(body) = &self.checkpoint {
             insert_checkpoint(connection, card.run, head_seq, at, body)?;
+        }
+        for settlement in &self.keys {
+            keys::settle(connection, settlement, at)?;
         }
         Ok(Appended { head_seq, epoch, at })
     }

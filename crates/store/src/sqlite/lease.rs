@@ -117,7 +117,7 @@ fn select(
         .collect()
 }
 
-fn expires_at(connection: &Connection, node: &NodeId) -> rusqlite::Result<Option<i64>> {
+pub(super) fn expires_at(connection: &Connection, node: &NodeId) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT expires_at FROM node WHERE id = ?1")?
         .query_row([node.as_str()], |row| row.get(0))

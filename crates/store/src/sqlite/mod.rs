@@ -1,9 +1,10 @@
 //! A store in one SQLite file.
 //!
 //! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
-//! connection that writes, `append` and `lease` are what it writes, `read` is what the others read.
+//! connection that writes, `append`, `keys` and `lease` are what it writes, `read` is what the others read.
 
 mod append;
+mod keys;
 mod lease;
 mod open;
 mod read;
@@ -27,8 +28,9 @@ use self::open::Opened;
 use self::writer::{Failure, Handle};
 use crate::clock::Clock;
 use crate::{
-    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, Leases, NewRun, NodeId,
-    Page, RunFilter, RunHead, RunId, Store, StoreError, StoredEvent, Timestamp, rules,
+    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, KeyClaim, KeySettlement,
+    KeyStanding, Keys, Leases, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store, StoreError,
+    StoredEvent, Timestamp, rules,
 };
 
 /// How a [`SqliteStore`] uses its file.
@@ -184,6 +186,22 @@ impl Leases for SqliteStore {
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
         self.read(read::next_wake).await
+    }
+}
+
+#[async_trait]
+impl Keys for SqliteStore {
+    async fn claim_key(&self, claim: KeyClaim) -> Result<KeyStanding, StoreError> {
+        self.writer.write(claim, self.clock.now()).await
+    }
+
+    async fn settle_key(&self, settlement: KeySettlement) -> Result<(), StoreError> {
+        rules::check_settlement(&settlement)?;
+        self.writer.write(settlement, self.clock.now()).await
+    }
+
+    async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        self.writer.write(keys::Purge { limit }, self.clock.now()).await
     }
 }
 

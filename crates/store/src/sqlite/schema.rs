@@ -8,10 +8,10 @@ use crate::{Disposition, NodeId, RunHead, RunId, Timestamp};
 pub(super) const APPLICATION_ID: i64 = 0x5354_4446;
 
 /// The version that a store has after [`migrate`].
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// `MIGRATIONS[n]` leads from version n to version n + 1. A released one never changes.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 // The indexes on `run` hold no column that an ordinary append changes, or are partial and do not
 // cover a held run: an append rewrites one row of `run` and no index of it.
@@ -61,6 +61,22 @@ const VERSION_1: &str = "
     CREATE TABLE blob (hash BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
     CREATE TABLE node (id TEXT NOT NULL PRIMARY KEY, expires_at INTEGER NOT NULL)
         STRICT, WITHOUT ROWID;
+";
+
+const VERSION_2: &str = "
+    CREATE TABLE operation (
+        scope TEXT NOT NULL,
+        key TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        owner TEXT NOT NULL,
+        node TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        answer BLOB,
+        settled_at INTEGER,
+        expires_at INTEGER,
+        UNIQUE (scope, key)
+    ) STRICT;
+    CREATE INDEX operation_expiry ON operation (expires_at) WHERE expires_at IS NOT NULL;
 ";
 
 /// Brings a store from version `found` to [`VERSION`], in one transaction: a crash leaves the old

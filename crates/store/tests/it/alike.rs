@@ -74,6 +74,7 @@ async fn append(store: &dyn Store, start: Timestamp, dice: Dice) -> String {
         blobs: if what % 4 == 0 { vec![Blob::new(vec![off].into())] } else { Vec::new() },
         checkpoint: (what % 3 == 0).then(|| vec![what].into()),
         head: (what % 2 == 0).then(|| face(off, start)),
+        keys: Vec::new(),
     };
     show(store.append(append).await.map(|done| (done.head_seq, done.epoch, since(start, done.at))))
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Catalog, Disposition, Fence, HeadUpdate, Journal, Leases, NewEvent, NewRun, NodeId,
-    RunFilter, RunId, SqliteOptions, SqliteStore, Store, StoreError,
+    Append, Catalog, Disposition, Fence, HeadUpdate, Journal, Keys as _, Leases, NewEvent, NewRun,
+    NodeId, RunFilter, RunId, SqliteOptions, SqliteStore, Store, StoreError,
 };
 use tempfile::TempDir;
 
@@ -70,6 +70,7 @@ fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
         blobs: Vec::new(),
         checkpoint: Some(Bytes::from_static(b"folded")),
         head: None,
+        keys: Vec::new(),
     }
 }
 
@@ -270,7 +271,7 @@ async fn an_empty_file_becomes_a_store() {
         .unwrap()
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .unwrap();
-    assert_eq!(version, 1);
+    assert_eq!(version, 2);
     assert_eq!(open(&path).unwrap().id(), id);
 }
 
@@ -303,10 +304,29 @@ fn a_newer_store_is_refused_and_left_alone() {
     let (_directory, path) = place();
     drop(open(&path).unwrap());
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.pragma_update(None, "user_version", 3).unwrap();
     drop(connection);
     let error = refusal(&path);
-    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 3, known: 2, .. }), "{error:?}");
+}
+
+/// A store as version 1 left it: the tables that later versions added are taken away.
+#[tokio::test]
+async fn a_store_of_version_1_is_brought_up_to_date() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("DROP TABLE operation; PRAGMA user_version = 1").unwrap();
+    drop(connection);
+    let store = open(&path).unwrap();
+    assert_eq!(store.head(id).await.unwrap().map(|head| head.head_seq), Some(1));
+    assert_eq!(store.purge_keys(1).await.unwrap(), 0);
+    store.append(append(id, 0, 1)).await.unwrap();
 }
 
 #[test]
