@@ -1,21 +1,21 @@
 //! The demonstration of seed 001: a breaker that opens after two failures, a retry that succeeds at
 //! the third attempt, and a mail that is sent once although it is asked for twice (SCOPE R18). The
-//! first two are guards; the third is a run with an idempotency key on a store. Time is virtual.
+//! first two are guards; the third is an operation with an idempotency key. Time is virtual.
 
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast_guard::{
     BreakerPolicy, CallContext, Classify, Effect, ErrorClass, Guard, Policy, PolicyError,
     RetryPolicy,
 };
-use steadfast_store::{
-    Append, Created, Disposition, Fence, HeadUpdate, Journal, MemoryStore, NewEvent, NewRun, RunId,
-    StoreError,
-};
+use steadfast_runtime::{Catalog, OnceError, Operation, Runtime, RuntimeOptions};
+use steadfast_store::{BlobHash, KeyName, MemoryStore};
+use tokio::time::Instant;
 
 #[derive(Debug, thiserror::Error)]
 #[error("service unavailable")]
@@ -67,44 +67,20 @@ async fn retry() -> Result<(), PolicyError> {
     Ok(())
 }
 
-/// Sends once per key: the log that `create` opens under the key is the record of it.
-async fn send_once(store: &Arc<MemoryStore>, key: &str) -> Result<bool, StoreError> {
-    let id = RunId::generate();
-    let ended = |state: &str| HeadUpdate {
-        state: state.to_owned(),
-        disposition: Disposition::Parked { wake_at: None },
-        summary: Bytes::new(),
+/// Sends a mail once per key; whether it had been sent before.
+async fn send_once(runtime: &Runtime, key: &str) -> Result<bool, OnceError<Unavailable>> {
+    let mail = Operation {
+        name: KeyName { scope: "default/mail".to_owned(), key: key.to_owned() },
+        digest: BlobHash::of(b"the mail"),
+        effect: Effect::Once,
+        keep: Duration::from_secs(24 * 60 * 60),
+        deadline: Instant::now() + Duration::from_secs(60),
     };
-    let event = |kind: &'static str| NewEvent { kind: kind.into(), version: 1, body: Bytes::new() };
-    let created = store
-        .create(NewRun {
-            id,
-            tenant: "default".to_owned(),
-            agent: "mail".to_owned(),
-            priority: 0,
-            key: Some(key.to_owned()),
-            events: vec![event("asked")],
-            blobs: Vec::new(),
-            head: ended("sending"),
-        })
-        .await?;
-    if matches!(created, Created::Existing(_)) {
-        return Ok(true);
-    }
-    println!("-> the mail leaves (once)");
-    store
-        .append(Append {
-            run: id,
-            fence: Fence::Seize,
-            expected_seq: 1,
-            events: vec![event("sent")],
-            blobs: Vec::new(),
-            checkpoint: None,
-            head: Some(ended("sent")),
-            keys: Vec::new(),
-        })
-        .await?;
-    Ok(false)
+    let send = || async {
+        println!("-> the mail leaves (once)");
+        Ok(Bytes::from_static(b"sent"))
+    };
+    Ok(runtime.once(mail, send).await?.recorded_at.is_some())
 }
 
 #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -115,8 +91,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     retry().await?;
     println!("-- idempotency --");
     let store = Arc::new(MemoryStore::new());
+    let catalog = Catalog::builder().build()?;
+    let runtime = Runtime::start(store, catalog, RuntimeOptions::default()).await?;
     for time in 1..=2 {
-        let cached = send_once(&store, "send_email_abc123").await?;
+        let cached = send_once(&runtime, "send_email_abc123").await?;
         println!("time {time}: cached {cached}, success true");
     }
     Ok(())

@@ -134,7 +134,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-const fn not_run(outcome: ToolOutcome, content: String) -> ToolResult {
+pub(crate) const fn not_run(outcome: ToolOutcome, content: String) -> ToolResult {
     ToolResult { outcome, content, progress: None, attempts: 0, took_ms: 0 }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use steadfast_guard::{Effect, Guard, Policy};
 use steadfast_providers::arguments::Arguments;
 use steadfast_providers::model::{Model, ToolDefinition};
@@ -11,6 +12,7 @@ use steadfast_providers::tool::Tool;
 
 use crate::agent::AgentSpec;
 use crate::error::RuntimeError;
+use crate::key_rule::KeyRule;
 
 /// Agents, models and tools by name. Fixed once built.
 pub struct Catalog {
@@ -34,6 +36,8 @@ pub(crate) struct ToolEntry {
     pub(crate) tool: Arc<dyn Tool>,
     pub(crate) arguments: Arc<Arguments>,
     pub(crate) guard: Guard,
+    /// Which calls are the same operation.
+    pub(crate) key: Option<KeyRule>,
 }
 
 /// Collects what a [`Catalog`] holds.
@@ -43,6 +47,7 @@ pub struct CatalogBuilder {
     models: Vec<(String, Arc<dyn Model>, bool)>,
     tools: Vec<Arc<dyn Tool>>,
     policies: BTreeMap<String, Policy>,
+    keys: BTreeMap<String, KeyRule>,
 }
 
 impl CatalogBuilder {
@@ -75,11 +80,18 @@ impl CatalogBuilder {
         self
     }
 
+    /// Makes calls of a tool that agree in some arguments one operation, which is done once.
+    #[must_use]
+    pub fn idempotent(mut self, tool: impl Into<String>, rule: KeyRule) -> Self {
+        self.keys.insert(tool.into(), rule);
+        self
+    }
+
     /// Checks that everything named exists, and builds the guards.
     ///
     /// # Errors
     /// [`RuntimeError::Misconfigured`] names what does not fit and where.
-    pub fn build(self) -> Result<Catalog, RuntimeError> {
+    pub fn build(mut self) -> Result<Catalog, RuntimeError> {
         let mut catalog = Catalog {
             agents: BTreeMap::new(),
             models: BTreeMap::new(),
@@ -100,10 +112,21 @@ impl CatalogBuilder {
             let name = spec.definition.name;
             let arguments = Arguments::compile(&spec.definition.schema)
                 .map_err(|error| misconfigured(format!("the schema of tool `{name}`: {error}")))?;
-            let entry = ToolEntry { tool, arguments: Arc::new(arguments), guard };
+            let key = self.keys.remove(&name);
+            if let Some(key) = &key {
+                check_key(&name, spec.effect, &spec.definition.schema, key)?;
+            }
+            let entry = ToolEntry { tool, arguments: Arc::new(arguments), guard, key };
             if catalog.tools.insert(name.clone(), entry).is_some() {
                 return Err(misconfigured(format!("two tools are called `{name}`: rename one")));
             }
+        }
+        if let Some(unknown) = self.keys.keys().next() {
+            let known: Vec<_> = catalog.tools.keys().cloned().collect();
+            return Err(misconfigured(format!(
+                "`idempotency.{unknown}`: there is no such tool; there are: {}",
+                known.join(", ")
+            )));
         }
         for (name, spec) in self.agents {
             catalog.check_agent(&name, &spec)?;
@@ -122,6 +145,36 @@ fn tool_policy(timeout: Duration) -> Policy {
         total_timeout: default.total_timeout.max(timeout.saturating_mul(2)),
         ..default
     }
+}
+
+/// A rule must be able to do what it says.
+fn check_key(
+    tool: &str,
+    effect: Effect,
+    schema: &Value,
+    rule: &KeyRule,
+) -> Result<(), RuntimeError> {
+    let refuse = |problem: String| Err(misconfigured(format!("`idempotency.{tool}`: {problem}")));
+    if effect == Effect::Read {
+        return refuse("the tool only reads, and reads need no key: remove the rule".to_owned());
+    }
+    if rule.arguments.is_empty() {
+        return refuse("`arguments` is empty: name at least one argument".to_owned());
+    }
+    if rule.keep.is_zero() {
+        return refuse("`keep` is 0: nothing would be remembered; use 1s or more".to_owned());
+    }
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    for name in &rule.arguments {
+        if !properties.contains_key(name) {
+            let known: Vec<_> = properties.keys().cloned().collect();
+            let known = known.join(", ");
+            return refuse(format!("the tool has no argument `{name}`; it has: {known}"));
+        }
+    }
+    Ok(())
 }
 
 const fn misconfigured(problem: String) -> RuntimeError {

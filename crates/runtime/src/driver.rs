@@ -7,17 +7,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use steadfast_guard::{CallError, Effect, Rejection};
 use steadfast_providers::model::{ModelError, ModelRequest};
-use steadfast_store::Timestamp;
+use steadfast_store::{StoreError, Timestamp};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{
     AgentSpec, Decision, decide, failure, model_key, unique_call_ids, valid_history,
 };
-use crate::call::{self, OUTCOME_UNKNOWN, ToolResult};
+use crate::call::{self, OUTCOME_UNKNOWN, ToolResult, not_run};
 use crate::catalog::{Catalog, ModelEntry};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, ToolOutcome, WaitReason};
-use crate::journal::RunJournal;
+use crate::journal::{RunJournal, unwritable};
+use crate::key_rule;
+use crate::operations::{Entry, EntryError, Operation, Operations};
 use crate::run::{CallState, OpenCall};
 
 /// How a drive ended.
@@ -33,6 +36,7 @@ pub(crate) enum Driven {
 pub(crate) struct Driver {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) journal: RunJournal,
+    pub(crate) operations: Arc<Operations>,
     /// Cancelled when the node drains: the driver stops between steps.
     pub(crate) drain: CancellationToken,
     pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
@@ -70,10 +74,11 @@ impl Driver {
                 }
                 Decision::RunTool { call, within } => self.run_tool(&agent, call, within).await?,
                 Decision::AdmitUnknown { call } => {
-                    self.settle(&call, ToolOutcome::OutcomeUnknown, OUTCOME_UNKNOWN).await?;
+                    self.settle(&agent, &call, ToolOutcome::OutcomeUnknown, OUTCOME_UNKNOWN)
+                        .await?;
                 }
                 Decision::RefuseCut { call } => {
-                    self.settle(&call, ToolOutcome::Invalid, CUT_ARGUMENTS).await?;
+                    self.settle(&agent, &call, ToolOutcome::Invalid, CUT_ARGUMENTS).await?;
                 }
                 Decision::End { event } => self.journal.append(vec![event]).await?,
             }
@@ -139,17 +144,26 @@ impl Driver {
         let catalog = Arc::clone(&self.catalog);
         let running = calls.iter().map(|open| call::run_tool(&catalog, agent, open, within));
         let results = join_all(running).await;
-        let events = calls.iter().zip(results).flat_map(|(open, result)| finished(open, result));
+        let events =
+            calls.iter().zip(results).flat_map(|(open, result)| finished(open, result, None));
         self.journal.append(events.collect()).await
     }
 
     async fn run_tool(
         &mut self,
         agent: &AgentSpec,
-        open: OpenCall,
+        mut open: OpenCall,
         within: Duration,
     ) -> Result<(), RuntimeError> {
         let effect = self.catalog.effect(agent, &open.call.name).unwrap_or(Effect::Read);
+        let entered = self.enter(agent, &mut open, within).await?;
+        let operation = match entered {
+            Entered::Free => None,
+            Entered::Claimed(operation) => Some(operation),
+            Entered::Settled(result, recorded_at) => {
+                return self.journal.append(finished(&open, result, recorded_at)).await;
+            }
+        };
         let written = matches!(open.state, CallState::Started { .. });
         if effect != Effect::Read && !written {
             let ahead = RunEvent::ToolStarted {
@@ -162,11 +176,90 @@ impl Driver {
         }
         let catalog = Arc::clone(&self.catalog);
         let result = call::run_tool(&catalog, agent, &open, within).await;
-        self.journal.append(finished(&open, result)).await
+        self.finish(&open, result, operation).await
+    }
+
+    /// Appends a result, and with it what is recorded under its key.
+    async fn finish(
+        &mut self,
+        open: &OpenCall,
+        result: ToolResult,
+        operation: Option<Operation>,
+    ) -> Result<(), RuntimeError> {
+        let owner = self.journal.run().id.to_string();
+        let settled = operation.map(|operation| key_rule::settlement(&operation, owner, &result));
+        let settled = settled.transpose().map_err(unwritable)?;
+        let is_settled = settled.is_some();
+        let events = finished(open, result, None);
+        self.journal.append_settling(events, settled.into_iter().collect()).await?;
+        if is_settled {
+            self.operations.ring();
+        }
+        Ok(())
+    }
+
+    /// Enters the operation that a call is, if a rule makes it one; `open` then carries its key.
+    async fn enter(
+        &self,
+        agent: &AgentSpec,
+        open: &mut OpenCall,
+        within: Duration,
+    ) -> Result<Entered, RuntimeError> {
+        let operation = match self.operation(agent, open, within) {
+            None => return Ok(Entered::Free),
+            Some(Ok(operation)) => operation,
+            Some(Err(refusal)) => {
+                return Ok(Entered::Settled(not_run(ToolOutcome::Invalid, refusal), None));
+            }
+        };
+        open.key = key_rule::key_for_tool(&operation.name);
+        let owner = self.journal.run().id.to_string();
+        let (outcome, content) = match self.operations.enter(&operation, &owner).await {
+            Ok(Entry::Claimed) => return Ok(Entered::Claimed(operation)),
+            Ok(Entry::Recorded { answer, at }) => {
+                let result = key_rule::recall(&answer).map_err(|error| StoreError::Damaged {
+                    what: "a recorded result",
+                    place: format!("key `{}`", operation.name.key),
+                    problem: error.to_string(),
+                })?;
+                return Ok(Entered::Settled(result, Some(at)));
+            }
+            Err(EntryError::Store(error)) => return Err(error.into()),
+            Err(error @ EntryError::Conflict { .. }) => (ToolOutcome::Invalid, error.to_string()),
+            Err(error @ EntryError::InFlight { .. }) => {
+                (ToolOutcome::Unavailable, error.to_string())
+            }
+            Err(error @ EntryError::OutcomeUnknown { .. }) => {
+                (ToolOutcome::OutcomeUnknown, error.to_string())
+            }
+        };
+        Ok(Entered::Settled(not_run(outcome, content), None))
+    }
+
+    /// The operation that a call is, by its tool's rule; `Err` is what the model is told if the call
+    /// lacks an argument that makes the key. Arguments that do not fit the schema are left to the call.
+    fn operation(
+        &self,
+        agent: &AgentSpec,
+        open: &OpenCall,
+        within: Duration,
+    ) -> Option<Result<Operation, String>> {
+        let name = &open.call.name;
+        let entry = self.catalog.tool(agent, name)?;
+        let rule = entry.key.as_ref()?;
+        let arguments = entry.arguments.parse(&open.call.arguments).ok()?;
+        let scope = format!("{}/{name}", self.journal.tenant());
+        let within = within.min(entry.guard.policy().total_timeout);
+        let operation =
+            rule.operation(scope, &arguments, entry.tool.spec().effect, Instant::now() + within);
+        Some(operation.map_err(|missing| {
+            format!("not run: the argument `{missing}` tells one operation from another; give it")
+        }))
     }
 
     async fn settle(
         &mut self,
+        agent: &AgentSpec,
         open: &OpenCall,
         outcome: ToolOutcome,
         content: &str,
@@ -178,7 +271,8 @@ impl Driver {
             attempts: 0,
             took_ms: 0,
         };
-        self.journal.append(finished(open, result)).await
+        let operation = self.operation(agent, open, Duration::ZERO).and_then(Result::ok);
+        self.finish(open, result, operation).await
     }
 }
 
@@ -203,7 +297,17 @@ fn model_answered(entry: &ModelEntry, key: String, answered: call::Answered) -> 
     }
 }
 
-fn finished(open: &OpenCall, result: ToolResult) -> Vec<RunEvent> {
+/// How a call stands with its key.
+enum Entered {
+    /// No rule makes it the same as another one.
+    Free,
+    /// It is this run's to do.
+    Claimed(Operation),
+    /// It is not done: this is its result, recorded at that time if it comes from another call.
+    Settled(ToolResult, Option<Timestamp>),
+}
+
+fn finished(open: &OpenCall, result: ToolResult, recorded_at: Option<Timestamp>) -> Vec<RunEvent> {
     let ToolResult { outcome, content, progress, attempts, took_ms } = result;
     let mut events = vec![RunEvent::ToolFinished {
         call_id: open.call.id.clone(),
@@ -212,6 +316,7 @@ fn finished(open: &OpenCall, result: ToolResult) -> Vec<RunEvent> {
         content,
         attempts,
         took_ms,
+        recorded_at,
     }];
     events.extend(progress.map(|progress| RunEvent::Progressed { progress }));
     events

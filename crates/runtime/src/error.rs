@@ -45,6 +45,15 @@ pub enum RuntimeError {
         /// How often it was tried.
         attempts: u32,
     },
+    /// The key was used for a run with another agent or input.
+    #[error(
+        "this key was used before, for run {run} with another agent or input: use another key, or \
+         submit what was submitted then"
+    )]
+    KeyConflict {
+        /// The run.
+        run: RunId,
+    },
     /// The configuration of the runtime cannot work.
     #[error("{problem}")]
     Misconfigured {
@@ -94,6 +103,7 @@ impl RuntimeError {
             Self::UnknownRun { .. } => "unknown_run",
             Self::WrongState { .. } => "wrong_state",
             Self::Contended { .. } => "contended",
+            Self::KeyConflict { .. } => "key_conflict",
             Self::Misconfigured { .. } => "misconfigured",
             Self::InvalidInput { .. } => "invalid_input",
             Self::ShuttingDown => "shutting_down",

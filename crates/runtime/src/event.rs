@@ -80,6 +80,10 @@ pub enum RunEvent {
         attempts: u32,
         /// Time from the first attempt to the result, in milliseconds.
         took_ms: u64,
+        /// When the result was recorded, if another call with the same key had brought it about and
+        /// the tool was not called (SCOPE R11).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recorded_at: Option<Timestamp>,
     },
     /// A tool reported where the run stands.
     Progressed {

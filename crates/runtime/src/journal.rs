@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
-    Append, Disposition, Fence, HeadUpdate, RunHead, RunId, Store, StoreError, Timestamp,
+    Append, Disposition, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store, StoreError,
+    Timestamp,
 };
 use tracing::warn;
 
@@ -28,6 +29,7 @@ pub(crate) struct RunJournal {
     policy: CheckpointPolicy,
     last_checkpoint: LastCheckpoint,
     epoch: u64,
+    tenant: String,
     run: Run,
 }
 
@@ -44,7 +46,8 @@ impl RunJournal {
         head: &RunHead,
     ) -> Result<Self, RuntimeError> {
         let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
-        Ok(Self { store, notices, policy, last_checkpoint, epoch: head.epoch, run })
+        let (epoch, tenant) = (head.epoch, head.tenant.clone());
+        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, run })
     }
 
     /// The run as it is.
@@ -52,13 +55,30 @@ impl RunJournal {
         &self.run
     }
 
-    /// Folds events in and appends them. Once it has returned `Ok`, they are on disk. After an error
+    /// Whose run it is.
+    pub(crate) fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// [`RunJournal::append_settling`], with nothing to settle.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) async fn append(&mut self, events: Vec<RunEvent>) -> Result<(), RuntimeError> {
+        self.append_settling(events, Vec::new()).await
+    }
+
+    /// Folds events in and appends them, and settles the operations that they complete, together. Once it has returned `Ok`, they are on disk. After an error
     /// the journal no longer matches the log and must be dropped; the next claim folds anew.
     ///
     /// # Errors
     /// The store refused: the run was taken over, or has grown by somebody else's hand. Or an event is
     /// not possible now, and nothing was written.
-    pub(crate) async fn append(&mut self, events: Vec<RunEvent>) -> Result<(), RuntimeError> {
+    pub(crate) async fn append_settling(
+        &mut self,
+        events: Vec<RunEvent>,
+        keys: Vec<KeySettlement>,
+    ) -> Result<(), RuntimeError> {
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
         let face_changes = events.iter().any(changes_face);
@@ -89,7 +109,7 @@ impl RunJournal {
                 blobs,
                 checkpoint,
                 head,
-                keys: Vec::new(),
+                keys,
             })
             .await?;
         if due {

@@ -1,10 +1,13 @@
 //! The handle that everything else holds: submit, look, command, watch, shut down.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
+use steadfast_guard::Classify;
 use steadfast_store::{NodeId, RunFilter, RunId, Store};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -15,6 +18,7 @@ use crate::checkpoint::CheckpointPolicy;
 use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
 use crate::error::RuntimeError;
 use crate::journal::fold;
+use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::run::Run;
 use crate::scheduler::Scheduler;
 use crate::stored;
@@ -51,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) options: RuntimeOptions,
     pub(crate) notices: Notices,
+    pub(crate) operations: Arc<Operations>,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes, each with what stops it at once.
@@ -84,8 +89,11 @@ impl Runtime {
             let problem = "`concurrency` is 0: nothing would ever run; use 1 or more".to_owned();
             return Err(RuntimeError::Misconfigured { problem });
         }
+        let node = NodeId::generate();
+        let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
         let shared = Arc::new(Shared {
             store,
+            operations,
             catalog: Arc::new(catalog),
             options,
             notices: Notices::new(),
@@ -94,7 +102,7 @@ impl Runtime {
             drain: CancellationToken::new(),
             halt: CancellationToken::new(),
         });
-        let scheduler = Scheduler::register(Arc::clone(&shared), NodeId::generate()).await?;
+        let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
         #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
         let task = tokio::spawn(scheduler.run());
         Ok(Self { shared, scheduler: Arc::new(Mutex::new(Some(task))) })
@@ -203,6 +211,28 @@ impl Runtime {
                 return Err(RuntimeError::ShuttingDown);
             }
         }
+    }
+
+    /// Does an operation once, whoever asks for it and however often: later callers get the recorded
+    /// answer, also while the first is under way and after a restart (SCOPE R11).
+    ///
+    /// Failures are recorded only if the same request is sure to fail again; after any other one the
+    /// key is free. If the future is dropped, or the process ends, while an [`Effect::Once`](steadfast_guard::Effect::Once) operation
+    /// is under way, its outcome is unknown and it is never done again under this key; an
+    /// [`Effect::Idempotent`](steadfast_guard::Effect::Idempotent) one is.
+    ///
+    /// # Errors
+    /// See [`OnceError`].
+    pub async fn once<F, E>(
+        &self,
+        operation: Operation,
+        call: impl FnOnce() -> F + Send,
+    ) -> Result<Once, OnceError<E>>
+    where
+        F: Future<Output = Result<Bytes, E>> + Send,
+        E: Classify + std::error::Error,
+    {
+        operations::once(&self.shared.operations, operation, call).await
     }
 
     /// What the runtime can run and use.

@@ -28,6 +28,9 @@ const POLL: Duration = Duration::from_secs(5);
 /// Share of the lease that is left when a node that could not renew stops its drivers.
 const LEASE_MARGIN: u32 = 4;
 
+/// Recorded answers forgotten at each renewal, at most: a transaction stays short.
+const KEYS_PURGED: usize = 1000;
+
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     node: NodeId,
@@ -70,6 +73,7 @@ impl Scheduler {
                 _ = renewal.tick() => self.renew().await,
             }
         }
+        self.shared.operations.drain().await;
         self.shared.store.retire(&self.node).await?;
         info!(node = %self.node, "no longer executing runs");
         Ok(())
@@ -107,11 +111,17 @@ impl Scheduler {
         let began = Instant::now();
         let ttl = self.shared.options.lease_ttl;
         match self.shared.store.renew(&self.node, ttl).await {
-            Ok(()) => self.lease_until = began + ttl,
+            Ok(()) => {
+                self.lease_until = began + ttl;
+                if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
+                    warn!(node = %self.node, error = chain(&error), "cannot forget old answers");
+                }
+            }
             Err(StoreError::NodeLost { .. }) => {
                 warn!(node = %self.node, "lease lost: dropping all runs and registering anew");
                 self.stop_drivers();
                 self.node = NodeId::generate();
+                self.shared.operations.set_node(self.node.clone());
             }
             Err(error) => {
                 error!(node = %self.node, error = chain(&error), "cannot renew the lease");
@@ -155,6 +165,7 @@ async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: Can
         let driver = Driver {
             catalog: Arc::clone(&shared.catalog),
             journal,
+            operations: Arc::clone(&shared.operations),
             drain: shared.drain.clone(),
             now: Box::new(move || clock.now()),
         };

@@ -153,6 +153,7 @@ mod tests {
                 outcome: ToolOutcome::Done,
                 content: text(),
                 attempts: 1,
+                recorded_at: None,
                 took_ms: 0,
             },
             RunEvent::Progressed { progress: Progress { step: 1, total: 2, description: text() } },

@@ -1,6 +1,6 @@
 //! Submit: a new run, accepted once it is on disk.
 
-use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunId};
+use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunHead, RunId, Store};
 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
@@ -78,12 +78,30 @@ pub(crate) async fn submit(
     let new = NewRun { id, tenant, agent, priority, key, events: vec![packed], blobs, head };
     let (head, new) = match runtime.store().create(new).await? {
         Created::New(head) => (head, true),
-        Created::Existing(head) => (head, false),
+        Created::Existing(head) => {
+            check_same(runtime.store().as_ref(), &head, &event).await?;
+            (head, false)
+        }
     };
     if new {
         runtime.announce(head.id, head.head_seq);
     }
     Ok(Submitted { run: RunView::from_head(&head), new })
+}
+
+/// A key stands for one submission: the same key with anything else is a mistake of the caller's.
+async fn check_same(
+    store: &dyn Store,
+    head: &RunHead,
+    submission: &RunEvent,
+) -> Result<(), RuntimeError> {
+    let run = head.id;
+    let events = store.read(run, 0, 1).await?;
+    let first = events.first().ok_or(RuntimeError::UnknownRun { run })?;
+    if stored::unpack_event(store, first).await? == *submission {
+        return Ok(());
+    }
+    Err(RuntimeError::KeyConflict { run })
 }
 
 fn check(input: &str, tenant: &str, key: Option<&str>) -> Result<(), RuntimeError> {

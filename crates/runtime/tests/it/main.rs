@@ -8,5 +8,6 @@
 )]
 
 mod examples;
+mod once;
 mod runs;
 mod world;

@@ -15,7 +15,7 @@ use steadfast_providers::model::{
     TokenCount, ToolCall, ToolDefinition, Usage,
 };
 use steadfast_providers::tool::{Progress, Tool, ToolError, ToolInvocation, ToolOutput, ToolSpec};
-use steadfast_runtime::{AgentSpec, Catalog, Runtime, RuntimeOptions};
+use steadfast_runtime::{AgentSpec, Catalog, CatalogBuilder, Runtime, RuntimeOptions};
 use steadfast_store::{MemoryStore, Store};
 use tokio::sync::Notify;
 
@@ -173,6 +173,17 @@ pub(crate) async fn start(
     tools: &[&Arc<CountingTool>],
     adjust: impl FnOnce(&mut AgentSpec),
 ) -> Runtime {
+    start_with(store, model, tools, adjust, |builder| builder).await
+}
+
+/// The same, with something added to its catalog.
+pub(crate) async fn start_with(
+    store: &Arc<MemoryStore>,
+    model: &Arc<ScriptedModel>,
+    tools: &[&Arc<CountingTool>],
+    adjust: impl FnOnce(&mut AgentSpec),
+    extend: impl FnOnce(CatalogBuilder) -> CatalogBuilder,
+) -> Runtime {
     let mut spec = AgentSpec::new("m");
     spec.tools = tools.iter().map(|tool| tool.spec.definition.name.clone()).collect();
     adjust(&mut spec);
@@ -182,7 +193,7 @@ pub(crate) async fn start(
     for tool in tools {
         builder = builder.tool(Arc::<CountingTool>::clone(tool) as Arc<dyn Tool>);
     }
-    let catalog = builder.build().expect("the catalog fits together");
+    let catalog = extend(builder).build().expect("the catalog fits together");
     let store: Arc<dyn Store> = Arc::<MemoryStore>::clone(store);
     let options = RuntimeOptions {
         lease_ttl: Duration::from_secs(15),

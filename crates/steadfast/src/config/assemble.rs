@@ -75,6 +75,9 @@ pub(crate) async fn assemble(
     for (dependency, policy) in &config.policies {
         builder = builder.policy(dependency, policy.clone());
     }
+    for (tool, rule) in &config.idempotency {
+        builder = builder.idempotent(tool, rule.clone());
+    }
     for (name, spec) in config.agent_specs()? {
         builder = builder.agent(name, spec);
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
-use steadfast_runtime::AgentSpec;
+use steadfast_runtime::{AgentSpec, KeyRule};
 
 pub(crate) use assemble::{Assembly, Services, assemble};
 pub(crate) use sections::{LogFormat, ModelSection, ProviderSection, ToolSection};
@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) agents: BTreeMap<String, AgentSection>,
     /// Guards' policies, by dependency: `model:NAME`, `tool:NAME`, `mcp:SERVER`.
     pub(crate) policies: BTreeMap<String, Policy>,
+    /// Tools whose calls are done once for equal arguments, by the tool's name.
+    pub(crate) idempotency: BTreeMap<String, KeyRule>,
     /// The folder that relative paths start from: the file's own.
     #[serde(skip)]
     pub(crate) base: PathBuf,

@@ -42,9 +42,9 @@ impl From<RuntimeError> for Problem {
             RuntimeError::UnknownAgent { .. } | RuntimeError::UnknownRun { .. } => {
                 StatusCode::NOT_FOUND
             }
-            RuntimeError::WrongState { .. } | RuntimeError::Contended { .. } => {
-                StatusCode::CONFLICT
-            }
+            RuntimeError::WrongState { .. }
+            | RuntimeError::Contended { .. }
+            | RuntimeError::KeyConflict { .. } => StatusCode::CONFLICT,
             RuntimeError::InvalidInput { .. } => StatusCode::BAD_REQUEST,
             RuntimeError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             _ => {
