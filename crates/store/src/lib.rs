@@ -12,10 +12,18 @@
 //!
 //! Every backend passes the one suite in `contract`.
 
+mod clock;
+#[doc(hidden)]
+pub mod contract;
 mod error;
+mod memory;
+mod rules;
+mod sqlite;
 mod types;
 
 pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use sqlite::{SqliteOptions, SqliteStore};
 pub use types::{
     Append, Appended, Blob, BlobHash, Checkpoint, Created, Disposition, Fence, HeadUpdate,
     NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, StoredEvent, Timestamp,
@@ -35,7 +43,8 @@ pub trait Journal: Send + Sync {
     /// tenant has used before, nothing is written and [`Created::Existing`] carries that run's card.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] if the id is taken; otherwise as [`Journal::append`].
+    /// [`StoreError::Exists`] if the id is taken; [`StoreError::Misuse`] if its first disposition is
+    /// [`Disposition::Held`]; otherwise as [`Journal::append`].
     async fn create(&self, run: NewRun) -> Result<Created, StoreError>;
 
     /// Appends events, and with them, in one transaction, blobs, a checkpoint and the index card.
@@ -46,8 +55,11 @@ pub trait Journal: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Fenced`], [`StoreError::Conflict`], [`StoreError::NotFound`],
-    /// [`StoreError::TooLarge`]: nothing was written. [`StoreError::Unavailable`]: the medium failed;
-    /// the store accepts no further writes until it is opened again.
+    /// [`StoreError::TooLarge`]: nothing was written. [`StoreError::Misuse`], nothing was written
+    /// either: nothing to write; a seizure without a head update, or one that leaves the run held; an
+    /// append under [`Fence::Holding`] to a run that has ended; [`Disposition::Held`] for a run that
+    /// nobody holds; a blob under another hash than its own. [`StoreError::Unavailable`]: the medium
+    /// failed; the store accepts no further writes until it is opened again.
     async fn append(&self, append: Append) -> Result<Appended, StoreError>;
 
     /// Events of a run with `seq > after`, oldest first, at most `limit`.
@@ -117,7 +129,9 @@ pub trait Leases: Send + Sync {
 
     /// Takes up to `limit` runs for a node: those that are ready, whose wake-up time has come, or
     /// whose owner's lease has expired; highest priority first, then longest waiting. Each gets a
-    /// new epoch, which fences every earlier owner.
+    /// new epoch, which fences every earlier owner. A ready run has waited since its card last
+    /// changed, a parked one since its wake-up time; of two that have waited alike, the one created
+    /// first goes first.
     ///
     /// # Errors
     /// [`StoreError::NodeLost`] if the node holds no lease.
@@ -133,6 +147,9 @@ pub trait Leases: Send + Sync {
 /// Everything a runtime needs from a store.
 #[async_trait]
 pub trait Store: Journal + Catalog + Leases + 'static {
+    /// Names this store: made at random once, when it is created, and kept in it.
+    fn id(&self) -> String;
+
     /// A short name for messages: what it is and where, without secrets.
     fn describe(&self) -> String;
 

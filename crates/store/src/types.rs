@@ -209,7 +209,7 @@ pub struct RunHead {
     pub head_seq: u64,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When its log last grew or its owner changed.
+    /// When its log last grew, its card was updated or its owner changed.
     pub updated_at: Timestamp,
     /// Whatever lists show beside it.
     pub summary: Bytes,
@@ -323,4 +323,24 @@ pub struct Page {
     pub runs: Vec<RunHead>,
     /// The cursor of the next page; `None` on the last.
     pub next: Option<RunId>,
+}
+
+impl RunFilter {
+    /// Rows on a page, with the default and the limit applied.
+    pub(crate) fn page_size(&self) -> usize {
+        match self.limit {
+            0 => 50,
+            limit => limit.min(500),
+        }
+    }
+}
+
+impl Page {
+    /// A page of at most `limit` of these rows; one row more tells that there is a next page.
+    pub(crate) fn cut(mut runs: Vec<RunHead>, limit: usize) -> Self {
+        let more = runs.len() > limit;
+        runs.truncate(limit);
+        let next = runs.last().filter(|_| more).map(|head| head.id);
+        Self { runs, next }
+    }
 }

@@ -1,0 +1,172 @@
+//! Checks of [`Leases`](crate::Leases).
+#![expect(missing_docs, reason = "the names of the checks are sentences")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{Outcome, append, assert_refused, create, face, head, new_run};
+use crate::{Append, Disposition, NodeId, RunHead, RunId, Store, StoreError, Timestamp};
+
+const LONG: Duration = Duration::from_secs(600);
+const SHORT: Duration = Duration::from_millis(20);
+const LONGER_THAN_SHORT: Duration = Duration::from_millis(50);
+
+async fn node(store: &dyn Store, ttl: Duration) -> Result<NodeId, StoreError> {
+    let node = NodeId::generate();
+    store.renew(&node, ttl).await?;
+    Ok(node)
+}
+
+async fn ready(store: &dyn Store, priority: i32) -> Result<RunId, StoreError> {
+    let mut run = new_run();
+    run.priority = priority;
+    Ok(create(store, run).await?.id)
+}
+
+fn ids(heads: &[RunHead]) -> Vec<RunId> {
+    heads.iter().map(|head| head.id).collect()
+}
+
+pub async fn a_claim_takes_by_priority_then_by_waiting(store: Arc<dyn Store>) -> Outcome {
+    let first = ready(&*store, 0).await?;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let second = ready(&*store, 0).await?;
+    let low = ready(&*store, -1).await?;
+    let high = ready(&*store, 7).await?;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // What changed its card last has waited least.
+    let touch = Append { head: Some(face("queued", Disposition::Ready)), ..append(first, 0, 1) };
+    store.append(touch).await?;
+    let node = node(&*store, LONG).await?;
+    assert_eq!(store.claim(&node, 0).await?, []);
+    assert_eq!(ids(&store.claim(&node, 2).await?), [high, second]);
+    assert_eq!(ids(&store.claim(&node, usize::MAX).await?), [first, low]);
+    assert_eq!(store.claim(&node, 9).await?, []);
+    Ok(())
+}
+
+pub async fn a_claim_raises_the_epoch(store: Arc<dyn Store>) -> Outcome {
+    let id = ready(&*store, 0).await?;
+    let node = node(&*store, LONG).await?;
+    let claimed = store.claim(&node, 1).await?;
+    assert_eq!(claimed, [head(&*store, id).await?]);
+    assert_eq!((claimed[0].epoch, claimed[0].disposition), (1, Disposition::Held));
+    assert_eq!((claimed[0].owner.as_ref(), claimed[0].head_seq), (Some(&node), 1));
+    let back = Append { head: Some(face("queued", Disposition::Ready)), ..append(id, 1, 1) };
+    store.append(back).await?;
+    assert_eq!(head(&*store, id).await?.owner, None);
+    assert_eq!(store.claim(&node, 1).await?[0].epoch, 2);
+    Ok(())
+}
+
+pub async fn a_node_without_a_lease_claims_nothing(store: Arc<dyn Store>) -> Outcome {
+    let id = ready(&*store, 0).await?;
+    let stranger = NodeId::generate();
+    assert_refused!(store.claim(&stranger, 1).await, StoreError::NodeLost { ref node } if *node == stranger);
+    assert_eq!(head(&*store, id).await?.epoch, 0);
+    Ok(())
+}
+
+pub async fn an_expired_node_loses_its_runs_and_its_name(store: Arc<dyn Store>) -> Outcome {
+    let id = ready(&*store, 0).await?;
+    let dead = node(&*store, SHORT).await?;
+    assert_eq!(ids(&store.claim(&dead, 1).await?), [id]);
+    let living = node(&*store, LONG).await?;
+    tokio::time::sleep(LONGER_THAN_SHORT).await;
+    assert_refused!(store.renew(&dead, LONG).await, StoreError::NodeLost { ref node } if *node == dead);
+    assert_refused!(store.claim(&dead, 1).await, StoreError::NodeLost { .. });
+    let taken = store.claim(&living, 1).await?;
+    assert_eq!((taken[0].epoch, taken[0].owner.as_ref()), (2, Some(&living)));
+    assert_refused!(store.append(append(id, 1, 1)).await, StoreError::Fenced { .. });
+    assert_refused!(store.renew(&dead, LONG).await, StoreError::NodeLost { .. });
+    Ok(())
+}
+
+pub async fn a_renewed_node_keeps_its_runs(store: Arc<dyn Store>) -> Outcome {
+    let id = ready(&*store, 0).await?;
+    let keeper = node(&*store, SHORT).await?;
+    let other = node(&*store, LONG).await?;
+    assert_eq!(ids(&store.claim(&keeper, 1).await?), [id]);
+    store.renew(&keeper, LONG).await?;
+    tokio::time::sleep(LONGER_THAN_SHORT).await;
+    assert_eq!(store.claim(&other, 1).await?, []);
+    assert_eq!(store.claim(&keeper, 1).await?, []);
+    store.append(append(id, 1, 1)).await?;
+    Ok(())
+}
+
+pub async fn a_retired_node_gives_its_runs_back(store: Arc<dyn Store>) -> Outcome {
+    let id = ready(&*store, 0).await?;
+    let leaver = node(&*store, LONG).await?;
+    let other = node(&*store, LONG).await?;
+    store.claim(&leaver, 1).await?;
+    store.retire(&leaver).await?;
+    let given = head(&*store, id).await?;
+    assert_eq!((given.disposition, given.owner), (Disposition::Ready, None));
+    assert_refused!(store.claim(&leaver, 1).await, StoreError::NodeLost { .. });
+    assert_eq!(store.claim(&other, 1).await?[0].epoch, 2);
+    assert_refused!(store.append(append(id, 1, 1)).await, StoreError::Fenced { .. });
+    Ok(())
+}
+
+pub async fn a_parked_run_wakes_at_its_time(store: Arc<dyn Store>) -> Outcome {
+    let park = |wake_at| {
+        let mut run = new_run();
+        run.head.disposition = Disposition::Parked { wake_at };
+        run
+    };
+    let node = node(&*store, LONG).await?;
+    let soon = Timestamp(store.now().0 + 20);
+    let sleeper = create(&*store, park(Some(soon))).await?.id;
+    create(&*store, park(None)).await?;
+    create(&*store, park(Some(Timestamp(i64::MAX)))).await?;
+    assert_eq!(store.next_wake().await?, Some(soon));
+    tokio::time::sleep(LONGER_THAN_SHORT).await;
+    assert_eq!(ids(&store.claim(&node, 9).await?), [sleeper]);
+    assert_eq!(head(&*store, sleeper).await?.disposition, Disposition::Held);
+    Ok(())
+}
+
+pub async fn the_next_wake_is_the_earliest(store: Arc<dyn Store>) -> Outcome {
+    let started = store.now();
+    let idle = node(&*store, LONG).await?;
+    assert_eq!(store.next_wake().await?, None);
+    ready(&*store, 0).await?;
+    store.claim(&idle, 1).await?;
+    let Some(expiry) = store.next_wake().await? else {
+        assert!(store.next_wake().await?.is_some(), "a lease that holds a run is a time to wake");
+        return Ok(());
+    };
+    assert!(expiry.0 >= started.0 + 600_000);
+    let mut run = new_run();
+    let earlier = Timestamp(expiry.0 - 1);
+    run.head.disposition = Disposition::Parked { wake_at: Some(earlier) };
+    create(&*store, run).await?;
+    assert_eq!(store.next_wake().await?, Some(earlier));
+    Ok(())
+}
+
+pub async fn one_run_is_claimed_by_one_node(store: Arc<dyn Store>) -> Outcome {
+    for _ in 0..20 {
+        ready(&*store, 0).await?;
+    }
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            let node = node(&*store, LONG).await?;
+            store.claim(&node, 5).await
+        });
+    }
+    let mut claimed = Vec::new();
+    for heads in tasks.join_all().await {
+        claimed.extend(ids(&heads?));
+    }
+    assert_eq!(claimed.len(), 20);
+    claimed.sort_unstable();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 20);
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! A store in one SQLite file.
+//!
+//! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
+//! connection that writes, `append` and `lease` are what it writes, `read` is what the others read.
+
+mod append;
+mod lease;
+mod open;
+mod read;
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use self::writer::{Failure, Handle};
+use crate::clock::Clock;
+use crate::{
+    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, Leases, NewRun, NodeId,
+    Page, RunFilter, RunHead, RunId, Store, StoreError, StoredEvent, Timestamp, rules,
+};
+
+/// How a [`SqliteStore`] uses its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqliteOptions {
+    /// The size of the write-ahead log, in bytes, from which it is moved into the database between
+    /// two transactions. Larger is less often, with a longer pause each time. 32 MiB, by default.
+    pub checkpoint_wal_bytes: u64,
+    /// Reads that may run side by side; each has a connection of its own. 4, by default; at least 1.
+    pub readers: usize,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { checkpoint_wal_bytes: 32 * 1024 * 1024, readers: 4 }
+    }
+}
+
+/// A store in one SQLite file, for one process at a time.
+///
+/// Beside the file stand SQLite's `-wal` and `-shm`, and a `-lock` that holds the id of the process
+/// that has it open. Every transaction is synced to the disk before it is acknowledged.
+///
+/// Dropping it without [`Store::close`] finishes what was accepted and waits for it.
+pub struct SqliteStore {
+    id: String,
+    path: PathBuf,
+    clock: Clock,
+    readers: Arc<Readers>,
+    writer: Handle,
+}
+
+struct Readers {
+    free: Mutex<Vec<Connection>>,
+    count: u32,
+    places: Semaphore,
+}
+
+impl SqliteStore {
+    /// Opens the store in the file at `path`, and makes it if there is none. Blocks.
+    ///
+    /// Nodes that were registered before are forgotten: the process lock proves that they live no
+    /// more. What they held can be claimed at once.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::NotAStore`], [`StoreError::Newer`],
+    /// [`StoreError::UnsafeEngine`]; [`StoreError::Damaged`] if the file is not whole;
+    /// [`StoreError::Unavailable`] if its directory is missing or may not be written.
+    pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, StoreError> {
+        let path = path.as_ref().to_owned();
+        let opened = open::open(&path, &options)?;
+        let count = u32::try_from(opened.readers.len()).unwrap_or(u32::MAX);
+        let readers = Arc::new(Readers {
+            places: Semaphore::new(opened.readers.len()),
+            free: Mutex::new(opened.readers),
+            count,
+        });
+        let SqliteOptions { checkpoint_wal_bytes, readers: _ } = options;
+        let writer = Handle::start(path.clone(), opened.writer, opened.lock, checkpoint_wal_bytes)?;
+        Ok(Self { id: opened.id, path, clock: Clock::start(), readers, writer })
+    }
+
+    /// Runs a read on a free connection, on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let closed = || unavailable(&self.path, "it has been closed".to_owned());
+        let place = self.readers.places.acquire().await.map_err(|_| closed())?;
+        // The connection, not the caller, holds the place: a dropped future does not free it early.
+        place.forget();
+        let readers = Arc::clone(&self.readers);
+        let task = tokio::task::spawn_blocking(move || {
+            let connection = readers.free.lock().pop();
+            let answer = connection.as_ref().map(read);
+            readers.free.lock().extend(connection);
+            readers.places.add_permits(1);
+            answer
+        });
+        match task.await {
+            Ok(Some(Ok(answer))) => Ok(answer),
+            Ok(Some(Err(Failure::Refused(refusal)))) => Err(refusal),
+            Ok(Some(Err(Failure::Damaged(problem)))) => Err(damaged(&self.path, problem)),
+            Ok(Some(Err(Failure::Broken(problem)))) => Err(unavailable(&self.path, problem)),
+            Ok(None) => Err(closed()),
+            Err(error) => Err(unavailable(&self.path, format!("the read was given up: {error}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for SqliteStore {
+    async fn create(&self, run: NewRun) -> Result<Created, StoreError> {
+        rules::check_new_run(&run)?;
+        self.writer.write(run, self.clock.now()).await
+    }
+
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        rules::check_append(&append)?;
+        self.writer.write(append, self.clock.now()).await
+    }
+
+    async fn read(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.read(move |connection| read::events(connection, run, after, limit)).await
+    }
+
+    async fn checkpoints(&self, run: RunId) -> Result<Vec<Checkpoint>, StoreError> {
+        self.read(move |connection| read::checkpoints(connection, run)).await
+    }
+
+    async fn blob(&self, hash: BlobHash) -> Result<Option<Bytes>, StoreError> {
+        self.read(move |connection| read::blob(connection, hash)).await
+    }
+}
+
+#[async_trait]
+impl Catalog for SqliteStore {
+    async fn head(&self, run: RunId) -> Result<Option<RunHead>, StoreError> {
+        self.read(move |connection| read::head(connection, run)).await
+    }
+
+    async fn list(&self, filter: RunFilter) -> Result<Page, StoreError> {
+        self.read(move |connection| read::list(connection, filter)).await
+    }
+
+    async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
+        self.read(move |connection| read::count_by_state(connection, cap)).await
+    }
+}
+
+#[async_trait]
+impl Leases for SqliteStore {
+    async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError> {
+        self.writer.write(lease::Renew { node: node.clone(), ttl }, self.clock.now()).await
+    }
+
+    async fn retire(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.writer.write(lease::Retire { node: node.clone() }, self.clock.now()).await
+    }
+
+    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
+        self.writer.write(lease::Claim { node: node.clone(), limit }, self.clock.now()).await
+    }
+
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.read(read::next_wake).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn describe(&self) -> String {
+        format!("the SQLite store {}", self.path.display())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        // Once every connection is back, nobody reads; the last to close tidies the log away.
+        if let Ok(places) = self.readers.places.acquire_many(self.readers.count).await {
+            self.readers.places.close();
+            self.readers.free.lock().clear();
+            drop(places);
+        }
+        self.writer.close().await
+    }
+}
+
+fn unavailable(path: &Path, problem: String) -> StoreError {
+    StoreError::Unavailable { place: path.display().to_string(), problem }
+}
+
+fn damaged(path: &Path, problem: String) -> StoreError {
+    let place = path.display().to_string();
+    StoreError::Damaged { what: "a stored value", place, problem }
+}
