@@ -4,11 +4,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::{CallError, Classify, Policy, PolicyError};
+use crate::admission::Admission;
+use crate::breaker::Breaker;
+use crate::explain::{explain, millis};
+use crate::gather::{Pace, read_stream};
+use crate::run::{End, Run, Start};
+use crate::stats::Stats;
+use crate::{CallError, Classify, GuardSnapshot, Policy, PolicyError};
 
 /// What an operation does outside, and so what may be done when its outcome is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,10 +80,21 @@ pub struct CallReport {
 }
 
 /// Stands in front of one dependency. Cheap to clone; clones share all state.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guard {
-    name: Arc<str>,
-    policy: Arc<Policy>,
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) name: Arc<str>,
+    pub(crate) admission: Admission,
+    pub(crate) stats: Stats,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guard").field(&self.snapshot()).finish()
+    }
 }
 
 impl Guard {
@@ -87,19 +104,85 @@ impl Guard {
     /// The policy cannot be kept.
     pub fn new(name: impl Into<Arc<str>>, policy: Policy) -> Result<Self, PolicyError> {
         policy.validate()?;
-        Ok(Self { name: name.into(), policy: Arc::new(policy) })
+        let (admission, stats) = (Admission::new(policy), Stats::default());
+        Ok(Self { shared: Arc::new(Shared { name: name.into(), admission, stats }) })
     }
 
     /// The dependency's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
+    }
+
+    /// The policy that calls start with now.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.admission.policy()
+    }
+
+    /// Replaces the policy, for this guard and its clones. Breaker, cooldown, queue, calls in flight and
+    /// counters are kept. Calls that run keep their timeouts and retries; the limits of admission and
+    /// breaker hold for everybody at once, and calls in flight above a lower `concurrency` run to their
+    /// end.
+    ///
+    /// # Errors
+    /// The policy cannot be kept; the old one then stays.
+    pub fn replace_policy(&self, policy: Policy) -> Result<(), PolicyError> {
+        policy.validate()?;
+        self.shared.admission.replace_policy(policy, Instant::now());
+        Ok(())
+    }
+
+    /// Refuses every call, those in the queue too, until [`Guard::force_closed`] or [`Guard::auto`].
+    pub fn force_open(&self) {
+        self.shared.admission.operate(Instant::now(), Breaker::force_open);
+    }
+
+    /// Lets calls through whatever their ends say, until [`Guard::force_open`] or [`Guard::auto`].
+    /// Cooldowns, permits and timeouts still hold.
+    pub fn force_closed(&self) {
+        self.shared.admission.operate(Instant::now(), Breaker::force_closed);
+    }
+
+    /// Gives a forced breaker back to its own judgement: closed, with no failure remembered. A breaker
+    /// that is not forced stays as it is.
+    pub fn auto(&self) {
+        self.shared.admission.operate(Instant::now(), Breaker::auto);
     }
 
     /// Calls the dependency under this guard's policy.
     ///
+    /// The call is over by the earlier of the context's deadline and now + `total_timeout`; each attempt
+    /// within that by `attempt_timeout`. Dropping the future at any point gives everything back and
+    /// counts nowhere. A call that goes through at once allocates nothing here.
+    ///
     /// # Errors
     /// See [`CallError`].
+    ///
+    /// ```
+    /// use steadfast_guard::{CallContext, Classify, Effect, ErrorClass, Guard, Policy};
+    ///
+    /// #[derive(Debug)]
+    /// struct Overloaded;
+    /// impl Classify for Overloaded {
+    ///     fn class(&self) -> ErrorClass {
+    ///         ErrorClass::Unavailable
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = Guard::new("search", Policy::default())?;
+    /// let answer = guard
+    ///     .call(CallContext::new(Effect::Read), |attempt| async move {
+    ///         if attempt.number < 3 { Err(Overloaded) } else { Ok("found") }
+    ///     })
+    ///     .await
+    ///     .map_err(|error| error.to_string())?;
+    /// assert_eq!((answer.value, answer.report.attempts), ("found", 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn call<T, E, Fut>(
         &self,
         context: CallContext,
@@ -109,27 +192,61 @@ impl Guard {
         Fut: Future<Output = Result<T, E>>,
         E: Classify,
     {
-        let deadline =
-            context.deadline.unwrap_or_else(|| Instant::now() + self.policy.attempt_timeout);
-        match operation(Attempt { number: 1, deadline }).await {
-            Ok(value) => {
-                Ok(Answer { value, report: CallReport { attempts: 1, waited: Duration::ZERO } })
-            }
-            Err(source) => {
-                Err(CallError::Failed { dependency: Arc::clone(&self.name), attempts: 1, source })
-            }
+        let mut run = Run::new(&self.shared, &context);
+        loop {
+            let Start { permit, attempt, started, limit } = run.admit().await?;
+            let end = match timeout_at(attempt.deadline, operation(attempt)).await {
+                Ok(Ok(value)) => return Ok(run.succeed(permit, started, value)),
+                Ok(Err(error)) => End::Error(error),
+                Err(_) => End::TimedOut(limit.0, limit.1),
+            };
+            run.fail(permit, end).await?;
         }
     }
 
     /// Calls a dependency that answers piece by piece, and gathers the pieces.
     ///
-    /// `open` starts an attempt; `take` is given each piece and returns `Some` with the last one. The
-    /// limits to the first piece and between pieces hold inside each attempt. Nothing has been handed
-    /// out before the end, so a stream that stalls or breaks half way is an attempt that failed, and
-    /// is repeated like any other.
+    /// `open` starts an attempt; `take` is given each piece and returns `Some` with the last one. The limits to the first piece and between pieces hold inside each attempt.
+    /// Nothing has been handed out before the end, so a stream that stalls or breaks half way is an
+    /// attempt that failed, and is repeated like any other; `open` is where what `take` gathered from the
+    /// attempt before is thrown away.
     ///
     /// # Errors
     /// See [`CallError`]; a stream that ends before `take` returned `Some` is [`CallError::Cut`].
+    ///
+    /// ```
+    /// use std::cell::RefCell;
+    /// use futures_util::stream;
+    /// use steadfast_guard::{CallContext, Classify, Effect, ErrorClass, Guard, Policy};
+    ///
+    /// #[derive(Debug)]
+    /// struct Garbled;
+    /// impl Classify for Garbled {
+    ///     fn class(&self) -> ErrorClass {
+    ///         ErrorClass::Malformed
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = Guard::new("model", Policy::default())?;
+    /// let text = RefCell::new(String::new());
+    /// let open = |_attempt| {
+    ///     text.borrow_mut().clear();
+    ///     async { Ok::<_, Garbled>(stream::iter(["Hello", ", ", "world", "."].map(Ok))) }
+    /// };
+    /// let take = |piece: &str| {
+    ///     text.borrow_mut().push_str(piece);
+    ///     (piece == ".").then(|| text.take())
+    /// };
+    /// let answer = guard
+    ///     .gather(CallContext::new(Effect::Read), open, take)
+    ///     .await
+    ///     .map_err(|error| error.to_string())?;
+    /// assert_eq!(answer.value, "Hello, world.");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn gather<T, I, E, S, Fut>(
         &self,
         context: CallContext,
@@ -141,25 +258,41 @@ impl Guard {
         S: Stream<Item = Result<I, E>> + Unpin,
         E: Classify,
     {
-        let dependency = || Arc::clone(&self.name);
-        let deadline =
-            context.deadline.unwrap_or_else(|| Instant::now() + self.policy.attempt_timeout);
-        let failed = |source| CallError::Failed { dependency: dependency(), attempts: 1, source };
-        let mut stream = open(Attempt { number: 1, deadline }).await.map_err(failed)?;
-        while let Some(item) = stream.next().await {
-            if let Some(value) = take(item.map_err(failed)?) {
-                return Ok(Answer {
-                    value,
-                    report: CallReport { attempts: 1, waited: Duration::ZERO },
-                });
-            }
+        let mut run = Run::new(&self.shared, &context);
+        loop {
+            let Start { permit, attempt, started, limit } = run.admit().await?;
+            let pace = Pace::new(&run.policy, started, attempt.deadline, limit);
+            let end = match read_stream(open(attempt), &mut take, pace).await {
+                Ok(value) => return Ok(run.succeed(permit, started, value)),
+                Err(end) => end,
+            };
+            run.fail(permit, end).await?;
         }
-        Err(CallError::Cut { dependency: dependency(), attempts: 1 })
+    }
+
+    /// The guard at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> GuardSnapshot {
+        let now = Instant::now();
+        let look = self.shared.admission.look(now);
+        GuardSnapshot {
+            name: self.name().to_owned(),
+            breaker: look.breaker.state(now),
+            consecutive_failures: look.breaker.consecutive_failures(),
+            failures_to_open: look.policy.breaker.consecutive_failures,
+            next_probe_in_ms: look.breaker.next_probe_in(now).map(millis),
+            cooldown_ms: look.cooldown.map(millis),
+            in_flight: look.in_flight,
+            concurrency: look.policy.concurrency,
+            queued: look.queued,
+            queue: look.policy.queue,
+            counters: self.shared.stats.read(),
+        }
     }
 
     /// One line: the state, and why a call would wait or be refused now.
     #[must_use]
     pub fn explain(&self) -> String {
-        format!("`{}`", self.name)
+        explain(&self.snapshot())
     }
 }

@@ -160,7 +160,8 @@ pub enum Rejection {
     /// The breaker is open.
     #[error("the circuit breaker is open, next probe in {retry_after:?}")]
     BreakerOpen {
-        /// Time to the next permitted probe.
+        /// Time to the next permitted probe. While every probe is out, or an operator holds the breaker
+        /// open, nobody knows it; the policy's `open_for` stands for it.
         retry_after: Duration,
     },
     /// The dependency asked for quiet and the time is not over.
@@ -192,17 +193,19 @@ pub enum Rejection {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError<E> {
-    /// Refused on this side; the dependency was not called by the last attempt.
+    /// Refused on this side, and no attempt of this call has reached the dependency. A call that has
+    /// reached it ends with what it met there instead.
     #[error("`{dependency}` was not called: {reason}")]
     Rejected {
         /// The guard's name.
         dependency: std::sync::Arc<str>,
         /// Why.
         reason: Rejection,
-        /// Attempts that had reached the dependency before.
+        /// Attempts that had reached the dependency before: 0.
         attempts: u32,
     },
-    /// A time limit passed. For anything but a read the outcome is unknown: see [`CallError::class`].
+    /// A time limit passed. The outcome of an [`Effect::Once`](crate::Effect::Once) is then unknown: see
+    /// [`CallError::class`].
     #[error(
         "`{dependency}` did not answer within {limit:?} ({layer:?} timeout, attempt {attempts})"
     )]
@@ -225,6 +228,8 @@ pub enum CallError<E> {
         dependency: std::sync::Arc<str>,
         /// Attempts that reached the dependency.
         attempts: u32,
+        /// Whether the last attempt was a write that may have taken effect.
+        outcome_unknown: bool,
         /// The last error.
         #[source]
         source: E,
@@ -236,6 +241,8 @@ pub enum CallError<E> {
         dependency: std::sync::Arc<str>,
         /// Attempts that reached the dependency.
         attempts: u32,
+        /// Whether the last attempt was a write that may have taken effect.
+        outcome_unknown: bool,
     },
     /// The dependency asked for a longer wait than the policy sleeps. A durable caller parks the run
     /// until then.
@@ -254,14 +261,17 @@ pub enum CallError<E> {
 }
 
 impl<E: Classify> CallError<E> {
-    /// The class of this error; a timed-out write is [`ErrorClass::OutcomeUnknown`].
+    /// The class of this error; an [`Effect::Once`](crate::Effect::Once) that may have taken effect is
+    /// [`ErrorClass::OutcomeUnknown`], whichever way its last attempt ended.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Rejected { reason: Rejection::Deadline, .. } => ErrorClass::Timeout,
             Self::Rejected { reason: Rejection::Cooldown { .. }, .. } => ErrorClass::RateLimited,
             Self::Rejected { .. } => ErrorClass::Unavailable,
-            Self::TimedOut { outcome_unknown: true, .. } => ErrorClass::OutcomeUnknown,
+            Self::TimedOut { outcome_unknown: true, .. }
+            | Self::Failed { outcome_unknown: true, .. }
+            | Self::Cut { outcome_unknown: true, .. } => ErrorClass::OutcomeUnknown,
             Self::TimedOut { .. } => ErrorClass::Timeout,
             Self::Cut { .. } => ErrorClass::Malformed,
             Self::Failed { source, .. } | Self::RetryLater { source, .. } => source.class(),

@@ -13,10 +13,20 @@
 //! This crate knows time (tokio's, so that paused time tests it), memory and randomness. It knows no
 //! HTTP, SQL, JSON or models.
 
+mod admission;
+mod breaker;
 mod call;
 mod error;
+mod explain;
+mod gather;
 mod policy;
+mod retry;
+mod run;
+mod stats;
 
+pub use breaker::BreakerState;
 pub use call::{Answer, Attempt, CallContext, CallReport, Effect, Guard};
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
+pub use explain::GuardSnapshot;
 pub use policy::{BreakerPolicy, Policy, PolicyError, RetryPolicy};
+pub use stats::Counters;

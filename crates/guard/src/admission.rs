@@ -1,0 +1,304 @@
+//! Joint admission: the concurrency permit and the breaker's ticket are granted together, under one short
+//! lock, so that no caller holds the one while waiting for the other.
+//!
+//! Who finds no permit waits in a bounded first-in-first-out queue. Two things hold whenever the lock is
+//! free: nobody waits while a permit is free, and nobody waits while the breaker or a cooldown refuses.
+//! Grants are written into the waiter's slot by whoever frees a permit. A waiter that is dropped takes
+//! itself out of the queue, or passes on the permit that it had been granted: no wake-up is lost.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::breaker::{Breaker, Health, Ticket};
+use crate::{Policy, Rejection, Verdict};
+
+#[derive(Debug)]
+pub(crate) struct Admission {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    policy: Arc<Policy>,
+    breaker: Breaker,
+    cooldown_until: Option<Instant>,
+    in_flight: usize,
+    queue: VecDeque<Arc<Waiter>>,
+}
+
+/// Lock order: the admission's state before a waiter's slot.
+#[derive(Debug)]
+struct Waiter {
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Waiting(Option<Waker>),
+    Granted(Ticket),
+    Refused(Rejection),
+    Taken,
+}
+
+/// The answer to a call that asks to go.
+pub(crate) enum Ask<'a> {
+    Granted(Permit<'a>),
+    Queued(Waiting<'a>),
+    Refused(Rejection),
+}
+
+/// What admission looks like at one moment.
+pub(crate) struct Look {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) breaker: Breaker,
+    pub(crate) cooldown: Option<Duration>,
+    pub(crate) in_flight: usize,
+    pub(crate) queued: usize,
+}
+
+impl State {
+    fn cooldown(&self, now: Instant) -> Option<Duration> {
+        self.cooldown_until.filter(|until| now < *until).map(|until| until - now)
+    }
+
+    fn refusal(&self, now: Instant) -> Option<Rejection> {
+        if let Some(retry_after) = self.cooldown(now) {
+            return Some(Rejection::Cooldown { retry_after });
+        }
+        self.breaker
+            .refusal(&self.policy.breaker, now)
+            .map(|retry_after| Rejection::BreakerOpen { retry_after })
+    }
+
+    fn grant(&mut self, now: Instant) -> Result<Ticket, Rejection> {
+        let ticket = self
+            .breaker
+            .admit(&self.policy.breaker, now)
+            .map_err(|retry_after| Rejection::BreakerOpen { retry_after })?;
+        self.in_flight += 1;
+        Ok(ticket)
+    }
+
+    /// Serves the queue after any change. The wakers are woken by the caller once the lock is free: a
+    /// waker may run foreign code, which may come back here.
+    fn serve_queue(&mut self, now: Instant) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        while !self.queue.is_empty() {
+            let answer = match self.refusal(now) {
+                Some(rejection) => Slot::Refused(rejection),
+                None if self.in_flight >= self.policy.concurrency => break,
+                None => match self.grant(now) {
+                    Ok(ticket) => Slot::Granted(ticket),
+                    Err(rejection) => Slot::Refused(rejection),
+                },
+            };
+            if let Some(waiter) = self.queue.pop_front()
+                && let Slot::Waiting(Some(waker)) =
+                    std::mem::replace(&mut *waiter.slot.lock(), answer)
+            {
+                wakers.push(waker);
+            }
+        }
+        wakers
+    }
+
+    fn release(&mut self, ticket: Ticket, verdict: Verdict, now: Instant) -> Vec<Waker> {
+        self.in_flight -= 1;
+        let health = match verdict {
+            Verdict::Success => Health::Success,
+            Verdict::Failure | Verdict::Unknown => Health::Failure,
+            Verdict::Neutral | Verdict::Throttled { .. } => Health::Neutral,
+        };
+        if let Verdict::Throttled { until: Some(until) } = verdict {
+            self.cooldown_until = self.cooldown_until.max(Some(until));
+        }
+        self.breaker.settle(&self.policy.breaker, ticket, health, now);
+        self.serve_queue(now)
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            state: Mutex::new(State {
+                policy: Arc::new(policy),
+                breaker: Breaker::new(),
+                cooldown_until: None,
+                in_flight: 0,
+                queue: VecDeque::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.state.lock().policy)
+    }
+
+    pub(crate) fn replace_policy(&self, policy: Policy, now: Instant) {
+        let policy = Arc::new(policy);
+        self.change(now, |state| state.policy = policy);
+    }
+
+    /// Changes the breaker by hand.
+    pub(crate) fn operate(&self, now: Instant, hand: impl FnOnce(&mut Breaker)) {
+        self.change(now, |state| hand(&mut state.breaker));
+    }
+
+    fn change(&self, now: Instant, change: impl FnOnce(&mut State)) {
+        let wakers = {
+            let mut state = self.state.lock();
+            change(&mut state);
+            state.serve_queue(now)
+        };
+        wake(wakers);
+    }
+
+    /// Asks to go now.
+    pub(crate) fn ask(&self, now: Instant) -> Ask<'_> {
+        let mut state = self.state.lock();
+        if let Some(rejection) = state.refusal(now) {
+            return Ask::Refused(rejection);
+        }
+        if state.in_flight < state.policy.concurrency && state.queue.is_empty() {
+            return match state.grant(now) {
+                Ok(ticket) => Ask::Granted(Permit { admission: self, ticket: Some(ticket) }),
+                Err(rejection) => Ask::Refused(rejection),
+            };
+        }
+        if state.queue.len() >= state.policy.queue {
+            return Ask::Refused(Rejection::QueueFull {
+                in_flight: state.in_flight,
+                queued: state.queue.len(),
+            });
+        }
+        let waiter = Arc::new(Waiter { slot: Mutex::new(Slot::Waiting(None)) });
+        state.queue.push_back(Arc::clone(&waiter));
+        Ask::Queued(Waiting { admission: self, waiter })
+    }
+
+    /// Whether a call of this policy that sleeps until `at` is sure to find itself refused: by the
+    /// breaker, or by a cooldown that it may not sleep out.
+    pub(crate) fn is_sure_to_refuse(
+        &self,
+        at: Instant,
+        longest_cooldown: Instant,
+        deadline: Instant,
+    ) -> bool {
+        let state = self.state.lock();
+        state.breaker.stays_open_until_after(at)
+            || state
+                .cooldown_until
+                .is_some_and(|until| until > at && (until > longest_cooldown || until >= deadline))
+    }
+
+    pub(crate) fn look(&self, now: Instant) -> Look {
+        let state = self.state.lock();
+        Look {
+            policy: Arc::clone(&state.policy),
+            breaker: state.breaker.clone(),
+            cooldown: state.cooldown(now),
+            in_flight: state.in_flight,
+            queued: state.queue.len(),
+        }
+    }
+
+    fn release(&self, ticket: Ticket, verdict: Verdict, now: Instant) {
+        let wakers = self.state.lock().release(ticket, verdict, now);
+        wake(wakers);
+    }
+}
+
+/// The right to make one call now. Dropping it gives back the permit and the probe slot, and says nothing
+/// about the dependency's health.
+#[derive(Debug)]
+pub(crate) struct Permit<'a> {
+    admission: &'a Admission,
+    ticket: Option<Ticket>,
+}
+
+impl Permit<'_> {
+    /// Gives the permit back with what the attempt's end says.
+    pub(crate) fn settle(mut self, verdict: Verdict, now: Instant) {
+        if let Some(ticket) = self.ticket.take() {
+            self.admission.release(ticket, verdict, now);
+        }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.admission.release(ticket, Verdict::Neutral, Instant::now());
+        }
+    }
+}
+
+/// A place in the queue. Resolves to a permit or a refusal; dropping it gives up the place, or passes on
+/// the permit that had been granted and not yet been seen.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    admission: &'a Admission,
+    waiter: Arc<Waiter>,
+}
+
+impl<'a> Future for Waiting<'a> {
+    type Output = Result<Permit<'a>, Rejection>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.waiter.slot.lock();
+        let replaced = match &mut *slot {
+            Slot::Waiting(Some(waker)) if waker.will_wake(context.waker()) => return Poll::Pending,
+            Slot::Waiting(waker) => waker.replace(context.waker().clone()),
+            Slot::Granted(_) | Slot::Refused(_) | Slot::Taken => {
+                return match std::mem::replace(&mut *slot, Slot::Taken) {
+                    Slot::Granted(ticket) => {
+                        Poll::Ready(Ok(Permit { admission: self.admission, ticket: Some(ticket) }))
+                    }
+                    Slot::Refused(rejection) => Poll::Ready(Err(rejection)),
+                    Slot::Waiting(_) | Slot::Taken => Poll::Pending,
+                };
+            }
+        };
+        drop(slot);
+        // dropping a waker may run foreign code: not under the lock
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if matches!(*self.waiter.slot.lock(), Slot::Taken) {
+            return;
+        }
+        let mut state = self.admission.state.lock();
+        let slot = std::mem::replace(&mut *self.waiter.slot.lock(), Slot::Taken);
+        let mut wakers = Vec::new();
+        match &slot {
+            Slot::Waiting(_) => state.queue.retain(|other| !Arc::ptr_eq(other, &self.waiter)),
+            Slot::Granted(ticket) => {
+                wakers = state.release(*ticket, Verdict::Neutral, Instant::now());
+            }
+            Slot::Refused(_) | Slot::Taken => {}
+        }
+        drop(state);
+        drop(slot);
+        wake(wakers);
+    }
+}
+
+#[cfg(test)]
+mod tests;

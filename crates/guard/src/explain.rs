@@ -1,0 +1,135 @@
+//! What a guard looks like from outside: numbers for a machine, one line for a person.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BreakerState, Counters};
+
+/// A guard at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GuardSnapshot {
+    /// The dependency's name.
+    pub name: String,
+    /// What the breaker does with calls.
+    pub breaker: BreakerState,
+    /// Failures in a row while it is closed.
+    pub consecutive_failures: u32,
+    /// Failures in a row that open it.
+    pub failures_to_open: u32,
+    /// Time to the next probe, in milliseconds, while it is open by its own judgement.
+    pub next_probe_in_ms: Option<u64>,
+    /// Time to the end of the cooldown, in milliseconds, while there is one.
+    pub cooldown_ms: Option<u64>,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Calls that may be in flight at once.
+    pub concurrency: usize,
+    /// Calls waiting for a permit.
+    pub queued: usize,
+    /// Calls that may wait.
+    pub queue: usize,
+    /// How calls ended since the guard was made.
+    pub counters: Counters,
+}
+
+/// Rounded up, so that whoever waits that long does not come too early.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// One line: the state, and why a call would wait or be refused now.
+pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
+    let GuardSnapshot { name, in_flight, concurrency, queued, queue, .. } = snapshot;
+    let load = format!("{in_flight} of {concurrency} in flight, {queued} of {queue} queued");
+    let ms = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or_default());
+    let cooldown = ms(snapshot.cooldown_ms);
+    let answer = match snapshot.breaker {
+        BreakerState::ForcedOpen => "refuses calls: the breaker is forced open".to_owned(),
+        _ if !cooldown.is_zero() => {
+            format!("refuses calls: cooling down after a rate limit for another {cooldown:?}")
+        }
+        BreakerState::Open => format!(
+            "refuses calls: the breaker is open, next probe in {:?}",
+            ms(snapshot.next_probe_in_ms)
+        ),
+        BreakerState::HalfOpen => "lets probes through: the breaker is half-open".to_owned(),
+        BreakerState::Closed | BreakerState::ForcedClosed if in_flight < concurrency => {
+            "lets calls through".to_owned()
+        }
+        BreakerState::Closed | BreakerState::ForcedClosed if queued < queue => {
+            "lets calls wait: every permit is in use".to_owned()
+        }
+        BreakerState::Closed | BreakerState::ForcedClosed => {
+            "refuses calls: every permit is in use and the queue is full".to_owned()
+        }
+    };
+    let health = match snapshot.breaker {
+        BreakerState::Closed if snapshot.consecutive_failures > 0 => format!(
+            "; {} failure(s) in a row, {} open the breaker",
+            snapshot.consecutive_failures, snapshot.failures_to_open
+        ),
+        BreakerState::ForcedClosed => "; the breaker is forced closed".to_owned(),
+        _ => String::new(),
+    };
+    format!("`{name}` {answer}; {load}{health}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut GuardSnapshot), expected: &str) {
+        let mut snapshot = GuardSnapshot {
+            name: "llm".to_owned(),
+            breaker: BreakerState::Closed,
+            consecutive_failures: 0,
+            failures_to_open: 3,
+            next_probe_in_ms: None,
+            cooldown_ms: None,
+            in_flight: 1,
+            concurrency: 2,
+            queued: 0,
+            queue: 1,
+            counters: Counters::default(),
+        };
+        change(&mut snapshot);
+        let line = explain(&snapshot);
+        assert!(line.starts_with(&format!("`llm` {expected}; ")), "{line}");
+        assert!(!line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn every_reason_to_wait_or_to_be_refused_is_told_in_one_line() {
+        check(|_| (), "lets calls through");
+        check(|s| s.in_flight = 2, "lets calls wait: every permit is in use");
+        check(
+            |s| (s.in_flight, s.queued) = (2, 1),
+            "refuses calls: every permit is in use and the queue is full",
+        );
+        check(
+            |s| (s.breaker, s.next_probe_in_ms) = (BreakerState::Open, Some(1500)),
+            "refuses calls: the breaker is open, next probe in 1.5s",
+        );
+        check(
+            |s| s.cooldown_ms = Some(2000),
+            "refuses calls: cooling down after a rate limit for another 2s",
+        );
+        check(
+            |s| s.breaker = BreakerState::HalfOpen,
+            "lets probes through: the breaker is half-open",
+        );
+        check(
+            |s| s.breaker = BreakerState::ForcedOpen,
+            "refuses calls: the breaker is forced open",
+        );
+    }
+
+    #[test]
+    fn milliseconds_are_rounded_up() {
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_millis(7)), 7);
+        assert_eq!(millis(Duration::ZERO), 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! Reading one attempt's stream under three limits with one timer.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, sleep_until};
+
+use crate::run::End;
+use crate::{Policy, TimeoutLayer};
+
+/// The limit that holds now, and the attempt's own, which always holds.
+pub(crate) struct Pace {
+    idle: Duration,
+    attempt: Limit,
+    now: Limit,
+}
+
+#[derive(Clone, Copy)]
+struct Limit {
+    at: Instant,
+    layer: TimeoutLayer,
+    length: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(
+        policy: &Policy,
+        started: Instant,
+        deadline: Instant,
+        (layer, length): (TimeoutLayer, Duration),
+    ) -> Self {
+        let attempt = Limit { at: deadline, layer, length };
+        let mut pace = Self { idle: policy.idle_timeout, attempt, now: attempt };
+        pace.next(TimeoutLayer::FirstItem, started, policy.first_item_timeout);
+        pace
+    }
+
+    fn next(&mut self, layer: TimeoutLayer, since: Instant, length: Duration) {
+        let limit = Limit { at: since + length, layer, length };
+        self.now = if limit.at < self.attempt.at { limit } else { self.attempt };
+    }
+
+    /// A piece came. A stream that is always ready never lets the timer run: the attempt's limit is
+    /// therefore looked at here too.
+    fn item(&mut self, now: Instant) -> Result<(), Limit> {
+        if now >= self.attempt.at {
+            return Err(self.attempt);
+        }
+        self.next(TimeoutLayer::Idle, now, self.idle);
+        Ok(())
+    }
+}
+
+impl<E> From<Limit> for End<E> {
+    fn from(limit: Limit) -> Self {
+        Self::TimedOut(limit.layer, limit.length)
+    }
+}
+
+/// Opens a stream and reads it until `take` has what it needs.
+pub(crate) async fn read_stream<T, I, E, S>(
+    open: impl Future<Output = Result<S, E>>,
+    mut take: impl FnMut(I) -> Option<T>,
+    mut pace: Pace,
+) -> Result<T, End<E>>
+where
+    S: Stream<Item = Result<I, E>> + Unpin,
+{
+    let mut timer = pin!(sleep_until(pace.now.at));
+    let mut stream = tokio::select! {
+        biased;
+        opened = open => opened.map_err(End::Error)?,
+        () = &mut timer => return Err(pace.now.into()),
+    };
+    loop {
+        tokio::select! {
+            biased;
+            item = stream.next() => {
+                let item = item.ok_or(End::Cut)?.map_err(End::Error)?;
+                if let Some(value) = take(item) {
+                    return Ok(value);
+                }
+                pace.item(Instant::now())?;
+                // Only a limit that came nearer has to reach the timer at once. One that moved away is
+                // set when the old one fires: no trip to the timer wheel for each piece.
+                if pace.now.at < timer.deadline() {
+                    timer.as_mut().reset(pace.now.at);
+                }
+            }
+            () = &mut timer => {
+                if Instant::now() >= pace.now.at {
+                    return Err(pace.now.into());
+                }
+                timer.as_mut().reset(pace.now.at);
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What a failed attempt means, and whether there is another one. Pure: the random draw and the time come
+//! in as arguments.
+//!
+//! The backoff is "full jitter": uniform in `[0, min(cap, base * 2^n)]` for the n-th retry, counted from 0
+//! (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A `Retry-After` replaces it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{Effect, ErrorClass, RetryPolicy, Verdict};
+
+/// What happens after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Sleep until then, and try again.
+    Again(Instant),
+    /// The dependency asks for a longer wait than the policy sleeps.
+    Later(Duration),
+    /// The call is over with this error.
+    Stop,
+}
+
+/// A failed attempt, as far as the decision needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) class: ErrorClass,
+    pub(crate) effect: Effect,
+    pub(crate) retry_after: Option<Duration>,
+    /// Attempts made so far, this one included.
+    pub(crate) attempts: u32,
+}
+
+/// No instant further away is computed: a `Retry-After` of any size cannot overflow the clock.
+const FURTHEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+impl Ended {
+    /// Whether this was a write, after dispatch, that may or may not have taken effect.
+    pub(crate) const fn outcome_unknown(&self) -> bool {
+        match self.class {
+            ErrorClass::OutcomeUnknown => true,
+            ErrorClass::Timeout | ErrorClass::Server | ErrorClass::Malformed => {
+                matches!(self.effect, Effect::Once)
+            }
+            _ => false,
+        }
+    }
+
+    /// What this end says about the dependency's health.
+    pub(crate) fn verdict(&self, now: Instant) -> Verdict {
+        if self.outcome_unknown() {
+            return Verdict::Unknown;
+        }
+        match self.class {
+            ErrorClass::Connection
+            | ErrorClass::Timeout
+            | ErrorClass::Unavailable
+            | ErrorClass::Server
+            | ErrorClass::Malformed
+            | ErrorClass::OutcomeUnknown => Verdict::Failure,
+            ErrorClass::RateLimited | ErrorClass::QuotaExhausted => {
+                Verdict::Throttled { until: self.retry_after.map(|wait| now + wait.min(FURTHEST)) }
+            }
+            ErrorClass::InvalidRequest
+            | ErrorClass::NotFound
+            | ErrorClass::Authentication
+            | ErrorClass::Permission
+            | ErrorClass::Conflict
+            | ErrorClass::ContextTooLong
+            | ErrorClass::Refused
+            | ErrorClass::Cancelled
+            | ErrorClass::Internal => Verdict::Neutral,
+        }
+    }
+
+    /// Whether the class and the effect allow another attempt at all.
+    const fn retryable(&self) -> bool {
+        match self.class {
+            ErrorClass::Connection | ErrorClass::RateLimited | ErrorClass::Unavailable => true,
+            ErrorClass::Timeout | ErrorClass::Server | ErrorClass::Malformed => {
+                !matches!(self.effect, Effect::Once)
+            }
+            _ => false,
+        }
+    }
+
+    /// Decides what happens next. `draw(max)` returns a number in `[0, max]`, uniformly.
+    pub(crate) fn decide(
+        &self,
+        policy: &RetryPolicy,
+        now: Instant,
+        deadline: Instant,
+        draw: impl FnOnce(u64) -> u64,
+    ) -> Decision {
+        if !self.retryable() {
+            return Decision::Stop;
+        }
+        if let Some(wait) = self.retry_after.filter(|wait| *wait > policy.max_retry_after) {
+            return Decision::Later(wait);
+        }
+        if self.attempts > policy.max_retries {
+            return Decision::Stop;
+        }
+        let wait = self.retry_after.unwrap_or_else(|| {
+            let longest = longest_backoff(policy, self.attempts.saturating_sub(1));
+            Duration::from_nanos(draw(u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX)))
+        });
+        let again = now + wait.min(FURTHEST);
+        if again < deadline { Decision::Again(again) } else { Decision::Stop }
+    }
+}
+
+/// The upper end of the n-th retry's backoff, n counted from 0.
+pub(crate) fn longest_backoff(policy: &RetryPolicy, n: u32) -> Duration {
+    policy.base_delay.saturating_mul(1 << n.min(31)).min(policy.max_delay)
+}
+
+#[cfg(test)]
+mod tests;

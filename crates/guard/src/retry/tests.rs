@@ -1,0 +1,140 @@
+use proptest::prelude::*;
+
+use super::*;
+
+use ErrorClass as C;
+
+const ALL: [ErrorClass; 17] = [
+    C::Connection,
+    C::Timeout,
+    C::RateLimited,
+    C::QuotaExhausted,
+    C::Unavailable,
+    C::Server,
+    C::Malformed,
+    C::Authentication,
+    C::Permission,
+    C::InvalidRequest,
+    C::NotFound,
+    C::Conflict,
+    C::ContextTooLong,
+    C::Refused,
+    C::Cancelled,
+    C::OutcomeUnknown,
+    C::Internal,
+];
+
+fn ended(class: ErrorClass, effect: Effect) -> Ended {
+    Ended { class, effect, retry_after: None, attempts: 1 }
+}
+
+fn again(ended: Ended, policy: &RetryPolicy) -> bool {
+    let now = Instant::now();
+    let deadline = now + Duration::from_secs(3600);
+    matches!(ended.decide(policy, now, deadline, |_| 0), Decision::Again(_))
+}
+
+#[test]
+fn r7_reads_and_idempotent_writes_are_retried_for_exactly_the_transient_classes() {
+    let transient =
+        [C::Connection, C::Timeout, C::RateLimited, C::Unavailable, C::Server, C::Malformed];
+    for class in ALL {
+        for effect in [Effect::Read, Effect::Idempotent] {
+            let retried = again(ended(class, effect), &RetryPolicy::default());
+            assert_eq!(retried, transient.contains(&class), "{class:?} {effect:?}");
+        }
+    }
+}
+
+#[test]
+fn r7_a_once_effect_is_retried_only_where_it_cannot_have_taken_place() {
+    for class in ALL {
+        let ended = ended(class, Effect::Once);
+        let safe = matches!(class, C::Connection | C::RateLimited | C::Unavailable);
+        let unknown = matches!(class, C::Timeout | C::Server | C::Malformed | C::OutcomeUnknown);
+        assert_eq!(again(ended, &RetryPolicy::default()), safe, "{class:?}");
+        assert_eq!(ended.outcome_unknown(), unknown, "{class:?}");
+    }
+}
+
+#[test]
+fn r10_each_class_has_its_verdict() {
+    let now = Instant::now();
+    for class in ALL {
+        let expected = match class {
+            C::Connection | C::Timeout | C::Unavailable | C::Server | C::Malformed => {
+                Verdict::Failure
+            }
+            C::OutcomeUnknown => Verdict::Unknown,
+            C::RateLimited | C::QuotaExhausted => Verdict::Throttled { until: None },
+            _ => Verdict::Neutral,
+        };
+        assert_eq!(ended(class, Effect::Read).verdict(now), expected, "{class:?}");
+    }
+    let wait = Duration::from_secs(7);
+    let limited = Ended { retry_after: Some(wait), ..ended(C::RateLimited, Effect::Read) };
+    assert_eq!(limited.verdict(now), Verdict::Throttled { until: Some(now + wait) });
+}
+
+#[test]
+fn r8_retry_after_is_obeyed_up_to_its_limit_and_handed_on_beyond() {
+    let (policy, now) = (RetryPolicy::default(), Instant::now());
+    let deadline = now + Duration::from_secs(60);
+    let at =
+        |wait: Duration| Ended { retry_after: Some(wait), ..ended(C::RateLimited, Effect::Read) };
+    let limit = policy.max_retry_after;
+    let decide = |wait| at(wait).decide(&policy, now, deadline, |_| 0);
+    assert_eq!(decide(limit), Decision::Again(now + limit));
+    let longer = limit + Duration::from_nanos(1);
+    assert_eq!(decide(longer), Decision::Later(longer));
+    assert_eq!(decide(Duration::MAX), Decision::Later(Duration::MAX));
+}
+
+#[test]
+fn r7_the_fourth_failure_is_the_last_and_zero_retries_means_one_attempt() {
+    let policy = RetryPolicy::default();
+    for attempts in 1..=5 {
+        let ended = Ended { attempts, ..ended(C::Server, Effect::Read) };
+        assert_eq!(again(ended, &policy), attempts <= 3, "{attempts}");
+    }
+    let none = RetryPolicy { max_retries: 0, ..policy };
+    assert!(!again(ended(C::Server, Effect::Read), &none));
+}
+
+proptest! {
+    #[test]
+    fn r7_no_wait_leaves_its_bounds_or_reaches_the_deadline(
+        base_ms in 0_u64..5_000,
+        more_ms in 0_u64..60_000,
+        attempts in 1_u32..80,
+        left_ms in 0_u64..60_000,
+        fraction in 0.0_f64..=1.0,
+    ) {
+        let base = Duration::from_millis(base_ms);
+        let cap = base + Duration::from_millis(more_ms);
+        let policy = RetryPolicy {
+            max_retries: 100,
+            base_delay: base,
+            max_delay: cap,
+            ..RetryPolicy::default()
+        };
+        let now = Instant::now();
+        let deadline = now + Duration::from_millis(left_ms);
+        let ended = Ended { attempts, ..ended(C::Connection, Effect::Once) };
+        let longest = (u128::from(base_ms) << (attempts - 1).min(60)).min(cap.as_millis());
+        let mut drawn_from = None;
+        let decision = ended.decide(&policy, now, deadline, |max| {
+            drawn_from = Some(u128::from(max));
+            Duration::from_nanos(max).mul_f64(fraction).as_nanos().try_into().unwrap()
+        });
+        prop_assert_eq!(drawn_from, Some(longest * 1_000_000));
+        match decision {
+            Decision::Again(at) => prop_assert!(at < deadline && at - now <= cap),
+            Decision::Stop => {
+                let wait = Duration::from_nanos(u64::try_from(longest * 1_000_000).unwrap());
+                prop_assert!(now + wait.mul_f64(fraction) >= deadline);
+            }
+            Decision::Later(_) => prop_assert!(false, "no Retry-After was given"),
+        }
+    }
+}
