@@ -1,0 +1,95 @@
+//! The HTTP face of a runtime: the API under `/api/v1`, health, the OpenAPI document and the console.
+//!
+//! It translates and decides nothing: what a command does and whether it is possible is the runtime's
+//! business. There is no login yet, so everything passes [`gate`] first, which lets in only what a
+//! program on this machine, or this server's own pages, can have sent.
+
+mod catalog;
+mod events;
+mod extract;
+mod gate;
+mod health;
+mod openapi;
+mod problem;
+mod runs;
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
+
+pub(crate) use events::{grown, live};
+pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use problem::Problem;
+pub(crate) use runs::ListQuery;
+
+use crate::console;
+
+/// Room in a request body beside the input itself: the other fields and what JSON escapes (1 MiB).
+const BODY_SLACK_BYTES: usize = 1024 * 1024;
+
+/// Longest request body, in bytes.
+pub(crate) const BODY_BYTES_MAX: usize = INPUT_BYTES_MAX + BODY_SLACK_BYTES;
+
+/// What every handler needs. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerState {
+    /// The runtime that is served.
+    pub runtime: Runtime,
+    /// Whether any model is simulated; the console says so on every page.
+    pub simulated: bool,
+    /// The version that pages and the OpenAPI document name.
+    pub version: &'static str,
+}
+
+/// Everything that is served. The listener is the caller's.
+#[must_use]
+pub fn router(state: ServerState) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+        .merge(console::router())
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(gate::guard))
+        .with_state(state)
+}
+
+/// The routes for programs; each stands in the OpenAPI document, which a test checks.
+fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
+    vec![
+        ("/api/v1/runs", get(runs::list).post(runs::submit)),
+        ("/api/v1/runs/{id}", get(runs::show)),
+        ("/api/v1/runs/{id}/events", get(events::page_or_stream)),
+        ("/api/v1/runs/{id}/events/stream", get(events::stream)),
+        ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
+        ("/api/v1/runs/{id}/resume", post(runs::resume)),
+        ("/api/v1/agents", get(catalog::agents)),
+        ("/api/v1/guards", get(catalog::guards)),
+        ("/api/v1/openapi.json", get(openapi::serve)),
+        ("/openapi.json", get(openapi::serve)),
+        ("/healthz", get(health::alive)),
+        ("/readyz", get(health::ready)),
+    ]
+}
+
+async fn unknown_route(uri: Uri) -> Response {
+    let problem = Problem::unknown_route(uri.path());
+    if is_page(uri.path()) { console::problem_page(&problem) } else { problem.into_response() }
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let problem = Problem::wrong_method(&method, uri.path());
+    if is_page(uri.path()) { console::problem_page(&problem) } else { problem.into_response() }
+}
+
+/// Whether a person, not a program, is likely to look at the answer.
+fn is_page(path: &str) -> bool {
+    path == "/" || path == "/console" || path.starts_with("/console/")
+}
