@@ -34,6 +34,14 @@ pub const MAX_ERROR_BYTES: usize = 2 * 1024;
 /// How much of an error body is read in order to classify it.
 const MAX_ERROR_READ_BYTES: usize = 64 * 1024;
 
+/// Makes `ring` the process's TLS provider if none was chosen before. Every HTTP client needs one.
+pub fn install_tls() {
+    // Two callers may race here; whoever loses finds a provider installed, which is all we need.
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+    }
+}
+
 /// The HTTP client that all models share: one pool of connections.
 #[derive(Clone, Debug)]
 pub struct Client(reqwest::Client);
@@ -44,10 +52,7 @@ impl Client {
     /// # Errors
     /// If the TLS roots cannot be loaded.
     pub fn new() -> Result<Self, OptionsError> {
-        // Two callers may race here; whoever loses finds a provider installed, which is all we need.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            drop(rustls::crypto::ring::default_provider().install_default());
-        }
+        install_tls();
         reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .retry(reqwest::retry::never())

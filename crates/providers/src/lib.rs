@@ -12,6 +12,7 @@ pub mod mcp;
 pub mod model;
 pub mod openai;
 pub mod process;
+pub mod sim;
 pub mod sse;
 pub mod tokens;
 pub mod tool;

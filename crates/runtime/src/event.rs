@@ -2,7 +2,7 @@
 //!
 //! The stored form is JSON, one object per event, tagged `type`. Its version stands beside it in the
 //! store ([`EVENT_VERSION`]); a change that older code could not read raises the version and adds a
-//! branch to [`crate::stored`].
+//! branch to `stored.rs`.
 
 use serde::{Deserialize, Serialize};
 use steadfast_guard::{Effect, ErrorClass};

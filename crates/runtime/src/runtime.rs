@@ -261,6 +261,16 @@ impl Runtime {
         Ok(graceful)
     }
 
+    /// Drops everything at once, as a crash of the process would: nothing is given back and nothing is
+    /// written. For programs that embed the runtime and must leave now; the next node goes on once
+    /// this one's lease has expired.
+    pub fn abandon(&self) {
+        self.shared.halt.cancel();
+        if let Some(task) = self.scheduler.lock().take() {
+            task.abort();
+        }
+    }
+
     pub(crate) fn announce(&self, run: RunId, seq: u64) {
         self.shared.notices.publish(run, seq);
         self.shared.doorbell.notify_one();

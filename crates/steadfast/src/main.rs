@@ -1,1 +1,13 @@
-fn main() {}
+//! `steadfast`: the production runtime for AI agents, as one program.
+
+mod cli;
+mod config;
+mod node;
+mod server;
+mod simulated;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

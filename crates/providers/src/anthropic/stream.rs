@@ -198,3 +198,66 @@ impl Accumulator {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FinishReason;
+    use crate::sse::Parser;
+
+    const RECORDED: &str = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",",
+        "\"usage\":{\"input_tokens\":6,\"cache_read_input_tokens\":4,\"output_tokens\":1}}}\n\n",
+        "event: ping\r\ndata: {\"type\": \"ping\"}\r\n\r\n",
+        "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,",
+        "\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\"}}\n\n",
+        "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":1,",
+        "\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":1,",
+        "\"delta\":{\"type\":\"text_delta\",\"text\":\"é\"}}\n\n",
+        "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":1}\n\n",
+        "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":2,",
+        "\"content_block\":{\"type\":\"tool_use\",\"id\":\"a\",\"name\":\"f\",\"input\":{}}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":2,",
+        "\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\\\"x\\\":\"}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":2,",
+        "\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"1}\"}}\n\n",
+        "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":3,",
+        "\"content_block\":{\"type\":\"tool_use\",\"id\":\"b\",\"name\":\"g\",\"input\":{}}}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",",
+        "\"delta\":{\"stop_reason\":\"tool_use\"},\"usage\":{\"output_tokens\":9}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    );
+
+    fn read(pieces: [&[u8]; 2]) -> VecDeque<ModelDelta> {
+        let (mut parser, mut accumulator) = (Parser::default(), Accumulator::default());
+        let (mut events, mut out) = (Vec::new(), VecDeque::new());
+        for piece in pieces {
+            parser.feed(piece, &mut events).unwrap();
+        }
+        for event in &events {
+            accumulator.event(event, &mut out).unwrap();
+        }
+        out
+    }
+
+    #[test]
+    fn a_recorded_stream_cut_at_every_byte_reads_the_same_and_a_prefix_is_never_done() {
+        let whole = read([RECORDED.as_bytes(), b""]);
+        let Some(ModelDelta::Done(answer)) = whole.back() else { panic!("{whole:?}") };
+        assert_eq!((answer.text.as_str(), answer.finish), ("é", FinishReason::ToolCalls));
+        assert_eq!(answer.tool_calls[0].arguments, r#"{"x":1}"#);
+        assert_eq!(
+            (answer.tool_calls[1].id.as_str(), answer.tool_calls[1].arguments.as_str()),
+            ("b", "{}"),
+        );
+        assert_eq!((answer.usage.input_uncached, answer.usage.cache_read), (Some(6), Some(4)));
+        assert_eq!(answer.usage.output, Some(9));
+        for cut in 0..RECORDED.len() {
+            let (head, tail) = RECORDED.as_bytes().split_at(cut);
+            assert_eq!(read([head, tail]), whole, "cut at {cut}");
+            let done = matches!(read([head, b""]).back(), Some(ModelDelta::Done(_)));
+            assert!(!done, "done after {cut} bytes");
+        }
+    }
+}

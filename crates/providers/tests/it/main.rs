@@ -1,5 +1,8 @@
 //! Tests against real processes, files and sockets.
 
+mod anthropic;
 mod builtin;
 mod mcp;
+mod openai;
 mod process;
+mod sim;

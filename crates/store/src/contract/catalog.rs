@@ -111,7 +111,9 @@ pub async fn counting_stops_at_the_cap(store: Arc<dyn Store>) -> Outcome {
 }
 
 pub async fn a_store_has_one_id(store: Arc<dyn Store>) -> Outcome {
-    assert_eq!(store.id().len(), 36);
-    assert_eq!(store.id(), store.id());
+    let id = store.id();
+    assert_eq!(id.len(), 36);
+    create(&*store, new_run()).await?;
+    assert_eq!(store.id(), id);
     Ok(())
 }

@@ -1,194 +1,260 @@
-//! What grows a run's log, inside the writer's transaction: checked first, then written, so that a
-//! refusal leaves nothing to undo.
+//! Creating runs and appending to them, inside the writer's transaction. Each checks first and
+//! writes then, so that a refusal leaves nothing behind for the others in the transaction.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::row::{self, signed};
-use super::writer::Failure;
+use super::schema::{self, disposition_columns, head_columns};
+use super::writer::{Failure, Write};
+use crate::rules::{self, Standing};
 use crate::{
-    Append, Appended, Blob, CHECKPOINTS_KEPT, Created, HeadUpdate, NewEvent, NewRun, RunHead,
-    RunId, StoreError, Timestamp, rules,
+    Append, Appended, Blob, CHECKPOINTS_KEPT, Created, Disposition, HeadUpdate, NewEvent, NewRun,
+    RunHead, StoreError, Timestamp,
 };
 
-pub(super) fn create(
-    conn: &Connection,
-    new: NewRun,
-    at: Timestamp,
-) -> Result<Created, Failure> {
-    if let Some(key) = &new.key
-        && let Some(head) = by_key(conn, &new.tenant, key)?
-    {
-        return Ok(Created::Existing(head));
-    }
-    if is_taken(conn, new.id)? {
-        return Err(StoreError::Exists { run: new.id }.into());
-    }
-    let (disposition, wake_at) = row::encode(new.head.disposition);
-    let head_seq = new.events.len() as u64;
-    conn.prepare_cached(
-        "INSERT INTO run (public_id, tenant, agent, key, state, disposition, wake_at, priority, \
-         epoch, owner, head_seq, created_at, updated_at, summary) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, NULL, ?9, ?10, ?10, ?11)",
-    )?
-    .execute(params![
-        new.id.as_bytes(),
-        new.tenant,
-        new.agent,
-        new.key,
-        new.head.state,
-        disposition,
-        wake_at,
-        new.priority,
-        signed(head_seq),
-        at.0,
-        &*new.head.summary,
-    ])?;
-    insert_events(conn, conn.last_insert_rowid(), 0, &new.events, at)?;
-    insert_blobs(conn, &new.blobs)?;
-    Ok(Created::New(RunHead {
-        id: new.id,
-        tenant: new.tenant,
-        agent: new.agent,
-        state: new.head.state,
-        disposition: new.head.disposition,
-        priority: new.priority,
-        epoch: 0,
-        owner: None,
-        head_seq,
-        created_at: at,
-        updated_at: at,
-        summary: new.head.summary,
-    }))
-}
+/// What a row costs beside its body, roughly: for the size of a transaction.
+const ROW_BYTES: usize = 100;
 
-pub(super) fn append(
-    conn: &Connection,
-    append: &Append,
-    at: Timestamp,
-) -> Result<Appended, Failure> {
-    let (run, standing) =
-        standing(conn, append.run)?.ok_or(StoreError::NotFound { run: append.run })?;
-    let epoch = rules::admit(append, &standing)?;
-    let head_seq = standing.head_seq + append.events.len() as u64;
-    insert_events(conn, run, standing.head_seq, &append.events, at)?;
-    insert_blobs(conn, &append.blobs)?;
-    if let Some(head) = &append.head {
-        turn(conn, run, epoch, head_seq, head, at)?;
-    } else if !append.events.is_empty() {
-        conn.prepare_cached("UPDATE run SET head_seq = ?2, updated_at = ?3 WHERE id = ?1")?
-            .execute(params![run, signed(head_seq), at.0])?;
+impl Write for NewRun {
+    type Answer = Created;
+
+    fn size_bytes(&self) -> usize {
+        size(&self.events, &self.blobs) + self.head.summary.len()
     }
-    if let Some(body) = &append.checkpoint {
-        keep_checkpoint(conn, run, head_seq, body, at)?;
-    }
-    Ok(Appended { head_seq, epoch, at })
-}
 
-fn by_key(conn: &Connection, tenant: &str, key: &str) -> rusqlite::Result<Option<RunHead>> {
-    let sql = format!("SELECT {} FROM run WHERE tenant = ?1 AND key = ?2", row::HEAD);
-    conn.prepare_cached(&sql)?.query_row([tenant, key], row::head).optional()
-}
-
-fn is_taken(conn: &Connection, run: RunId) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT 1 FROM run WHERE public_id = ?1")?.exists([run.as_bytes()])
-}
-
-fn standing(
-    conn: &Connection,
-    run: RunId,
-) -> rusqlite::Result<Option<(i64, rules::Standing)>> {
-    conn.prepare_cached(
-        "SELECT id, epoch, head_seq, disposition FROM run WHERE public_id = ?1",
-    )?
-    .query_row([run.as_bytes()], |found| {
-        let disposition: i64 = found.get(3)?;
-        let standing = rules::Standing {
-            epoch: row::unsigned(found, 1)?,
-            head_seq: row::unsigned(found, 2)?,
-            held: disposition == row::HELD,
-            ended: disposition == row::ENDED,
+    fn write(self, connection: &Connection, at: Timestamp) -> Result<Created, Failure> {
+        if let Some(key) = &self.key {
+            let existing = connection
+                .prepare_cached(concat!(
+                    "SELECT ",
+                    head_columns!(),
+                    " FROM run WHERE tenant = ?1 AND key = ?2"
+                ))?
+                .query_row(params![self.tenant, key], schema::head)
+                .optional()?;
+            if let Some(head) = existing {
+                return Ok(Created::Existing(head));
+            }
+        }
+        let taken = connection
+            .prepare_cached("SELECT 1 FROM run WHERE id = ?1")?
+            .exists([self.id.as_bytes()])?;
+        if taken {
+            return Err(Failure::Refused(StoreError::Exists { run: self.id }));
+        }
+        let head = RunHead {
+            id: self.id,
+            tenant: self.tenant,
+            agent: self.agent,
+            state: self.head.state,
+            disposition: self.head.disposition,
+            priority: self.priority,
+            epoch: 0,
+            owner: None,
+            head_seq: self.events.len() as u64,
+            created_at: at,
+            updated_at: at,
+            summary: self.head.summary,
         };
-        Ok((found.get(0)?, standing))
-    })
-    .optional()
+        let run = insert_run(connection, &head, self.key.as_deref())?;
+        insert_events(connection, run, 0, &self.events, at)?;
+        insert_blobs(connection, &self.blobs)?;
+        Ok(Created::New(head))
+    }
+}
+
+impl Write for Append {
+    type Answer = Appended;
+
+    fn size_bytes(&self) -> usize {
+        size(&self.events, &self.blobs)
+            + self.checkpoint.as_ref().map_or(0, bytes::Bytes::len)
+            + self.head.as_ref().map_or(0, |head| head.summary.len())
+    }
+
+    fn write(self, connection: &Connection, at: Timestamp) -> Result<Appended, Failure> {
+        let card = Card::read(connection, &self)?;
+        let epoch = rules::admit(&self, &card.standing()).map_err(Failure::Refused)?;
+        let head_seq = card.head_seq + self.events.len() as u64;
+        let updated_at =
+            if self.events.is_empty() && self.head.is_none() { card.updated_at } else { at };
+        card.update(connection, &Turn { epoch, head_seq, updated_at, head: self.head.as_ref() })?;
+        insert_events(connection, card.run, card.head_seq, &self.events, at)?;
+        insert_blobs(connection, &self.blobs)?;
+        if let Some(body) = &self.checkpoint {
+            insert_checkpoint(connection, card.run, head_seq, at, body)?;
+        }
+        Ok(Appended { head_seq, epoch, at })
+    }
+}
+
+/// The part of a row of `run` that an append decides by.
+struct Card {
+    run: i64,
+    epoch: u64,
+    head_seq: u64,
+    updated_at: Timestamp,
+    state: String,
+    disposition: Disposition,
+}
+
+/// What an append makes of a row of `run`.
+struct Turn<'a> {
+    epoch: u64,
+    head_seq: u64,
+    updated_at: Timestamp,
+    head: Option<&'a HeadUpdate>,
+}
+
+impl Card {
+    fn read(connection: &Connection, append: &Append) -> Result<Self, Failure> {
+        connection
+            .prepare_cached(
+                "SELECT run, epoch, head_seq, updated_at, state, disposition, wake_at \
+                 FROM run WHERE id = ?1",
+            )?
+            .query_row([append.run.as_bytes()], |row| {
+                Ok(Self {
+                    run: row.get(0)?,
+                    epoch: row.get(1)?,
+                    head_seq: row.get(2)?,
+                    updated_at: Timestamp(row.get(3)?),
+                    state: row.get(4)?,
+                    disposition: schema::disposition(row, 5)?,
+                })
+            })
+            .optional()?
+            .ok_or(Failure::Refused(StoreError::NotFound { run: append.run }))
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            epoch: self.epoch,
+            head_seq: self.head_seq,
+            held: self.disposition == Disposition::Held,
+            ended: self.disposition == Disposition::Ended,
+        }
+    }
+
+    /// SQLite rewrites an index entry whenever its column is named, even with the same value:
+    /// columns that stay are therefore not named.
+    fn update(&self, connection: &Connection, turn: &Turn<'_>) -> rusqlite::Result<()> {
+        let Turn { epoch, head_seq, updated_at, head } = turn;
+        match head {
+            None => connection
+                .prepare_cached(
+                    "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4 WHERE run = ?1",
+                )?
+                .execute(params![self.run, epoch, head_seq, updated_at.0])?,
+            Some(head) if head.state == self.state && head.disposition == self.disposition => {
+                let summary = head.summary.as_ref();
+                connection
+                    .prepare_cached(
+                        "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4, summary = ?5 \
+                         WHERE run = ?1",
+                    )?
+                    .execute(params![self.run, epoch, head_seq, updated_at.0, summary])?
+            }
+            Some(head) => {
+                let (disposition, wake_at) = disposition_columns(head.disposition);
+                let summary = head.summary.as_ref();
+                connection
+                    .prepare_cached(
+                        "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4, summary = ?5, \
+                         state = ?6, disposition = ?7, wake_at = ?8, \
+                         owner = CASE WHEN ?7 = 1 THEN owner END WHERE run = ?1",
+                    )?
+                    .execute(params![
+                        self.run,
+                        epoch,
+                        head_seq,
+                        updated_at.0,
+                        summary,
+                        head.state,
+                        disposition,
+                        wake_at
+                    ])?
+            }
+        };
+        Ok(())
+    }
+}
+
+fn size(events: &[NewEvent], blobs: &[Blob]) -> usize {
+    let events = events.iter().map(|event| event.body.len());
+    let blobs = blobs.iter().map(|blob| blob.bytes.len());
+    events.chain(blobs).map(|body| body + ROW_BYTES).sum()
+}
+
+fn insert_run(connection: &Connection, head: &RunHead, key: Option<&str>) -> rusqlite::Result<i64> {
+    let (disposition, wake_at) = disposition_columns(head.disposition);
+    connection
+        .prepare_cached(
+            "INSERT INTO run (id, tenant, agent, key, state, disposition, wake_at, priority, \
+             epoch, head_seq, created_at, updated_at, summary) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?
+        .insert(params![
+            head.id.as_bytes(),
+            head.tenant,
+            head.agent,
+            key,
+            head.state,
+            disposition,
+            wake_at,
+            head.priority,
+            head.epoch,
+            head.head_seq,
+            head.created_at.0,
+            head.updated_at.0,
+            head.summary.as_ref()
+        ])
 }
 
 fn insert_events(
-    conn: &Connection,
+    connection: &Connection,
     run: i64,
     after: u64,
     events: &[NewEvent],
     at: Timestamp,
 ) -> rusqlite::Result<()> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    let mut insert = conn.prepare_cached(
+    let mut insert = connection.prepare_cached(
         "INSERT INTO event (run, seq, at, kind, version, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     for (seq, event) in (after + 1..).zip(events) {
-        insert.execute(params![
-            run,
-            signed(seq),
-            at.0,
-            &*event.kind,
-            event.version,
-            &*event.body
-        ])?;
+        insert.execute(params![run, seq, at.0, event.kind, event.version, event.body.as_ref()])?;
     }
     Ok(())
 }
 
-fn insert_blobs(conn: &Connection, blobs: &[Blob]) -> rusqlite::Result<()> {
+fn insert_blobs(connection: &Connection, blobs: &[Blob]) -> rusqlite::Result<()> {
+    if blobs.is_empty() {
+        return Ok(());
+    }
+    let mut insert =
+        connection.prepare_cached("INSERT OR IGNORE INTO blob (hash, body) VALUES (?1, ?2)")?;
     for blob in blobs {
-        conn.prepare_cached("INSERT OR IGNORE INTO blob (hash, body) VALUES (?1, ?2)")?
-            .execute(params![blob.hash.0, &*blob.bytes])?;
+        insert.execute(params![blob.hash.0, blob.bytes.as_ref()])?;
     }
     Ok(())
 }
 
-/// Gives the card its new face; unless it stays held, nobody owns the run afterwards.
-fn turn(
-    conn: &Connection,
-    run: i64,
-    epoch: u64,
-    head_seq: u64,
-    head: &HeadUpdate,
-    at: Timestamp,
-) -> rusqlite::Result<()> {
-    let (disposition, wake_at) = row::encode(head.disposition);
-    conn.prepare_cached(
-        "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4, state = ?5, disposition = ?6, \
-         wake_at = ?7, summary = ?8, owner = iif(?6 = 1, owner, NULL) WHERE id = ?1",
-    )?
-    .execute(params![
-        run,
-        signed(epoch),
-        signed(head_seq),
-        at.0,
-        head.state,
-        disposition,
-        wake_at,
-        &*head.summary
-    ])?;
-    Ok(())
-}
-
-fn keep_checkpoint(
-    conn: &Connection,
+fn insert_checkpoint(
+    connection: &Connection,
     run: i64,
     seq: u64,
-    body: &[u8],
     at: Timestamp,
+    body: &[u8],
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT OR REPLACE INTO checkpoint (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![run, signed(seq), at.0, body])?;
-    conn.prepare_cached(
-        "DELETE FROM checkpoint WHERE run = ?1 AND seq <= \
-         (SELECT seq FROM checkpoint WHERE run = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
-    )?
-    .execute(params![run, row::limit(CHECKPOINTS_KEPT)])?;
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO checkpoint (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![run, seq, at.0, body])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM checkpoint WHERE run = ?1 AND seq <= (SELECT seq FROM checkpoint \
+             WHERE run = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![run, CHECKPOINTS_KEPT])?;
     Ok(())
 }

@@ -10,6 +10,9 @@ mod read;
 mod schema;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
+use self::open::Opened;
 use self::writer::{Failure, Handle};
 use crate::clock::Clock;
 use crate::{
@@ -76,6 +80,10 @@ impl SqliteStore {
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
         let opened = open::open(&path, &options)?;
+        Self::start(path, opened, options)
+    }
+
+    fn start(path: PathBuf, opened: Opened, options: SqliteOptions) -> Result<Self, StoreError> {
         let count = u32::try_from(opened.readers.len()).unwrap_or(u32::MAX);
         let readers = Arc::new(Readers {
             places: Semaphore::new(opened.readers.len()),

@@ -1,224 +1,281 @@
-//! From a path to an open store: nothing is touched before it is known to be ours, and nobody else's
-//! at the moment.
+//! Opening the file: is it ours, is it whole, is it free, and is the engine fit to write it.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{row, schema};
+use super::schema::{self, APPLICATION_ID, VERSION};
+use super::{SqliteOptions, unavailable};
 use crate::StoreError;
 
-/// The first version without the defect of 3.7.0 to 3.51.2 by which two connections that write and
-/// checkpoint at once can corrupt a WAL database (fixed in 3.51.3, 13 March 2026).
-const ENGINE_REQUIRED: (i32, &str) = (3_051_003, "3.51.3");
+/// Versions before this one can lose committed pages when a WAL is reset while another connection
+/// checkpoints it (sqlite.org/wal.html, "the WAL-reset bug").
+const ENGINE_REQUIRED: &str = "3.51.3";
+const ENGINE_REQUIRED_NUMBER: i32 = 3_051_003;
 
+/// How long a statement waits for a lock that a foreign tool holds on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const STATEMENTS_CACHED: usize = 64;
 
-/// Pages that the writer keeps in memory, in KiB; negative, as SQLite wants it.
-const WRITER_CACHE_KIB: i64 = -32 * 1024;
-
+/// A store's file, opened and brought up to date.
 pub(super) struct Opened {
-    pub(super) writer: Connection,
     pub(super) lock: File,
-    pub(super) store_id: String,
-    pub(super) path: PathBuf,
+    pub(super) writer: Connection,
+    pub(super) readers: Vec<Connection>,
+    pub(super) id: String,
 }
 
-pub(super) fn check_engine(number: i32, found: &str) -> Result<(), StoreError> {
-    let (oldest, required) = ENGINE_REQUIRED;
-    if number < oldest {
-        return Err(StoreError::UnsafeEngine { found: found.to_owned(), required });
+pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, StoreError> {
+    check_engine(rusqlite::version_number(), rusqlite::version())?;
+    check_place(path)?;
+    let lock = lock(path)?;
+    check_remains(path)?;
+    check_header(path)?;
+    let (mut writer, found) = connect(path).map_err(|error| at_open(path, &error))?;
+    if found.application_id != APPLICATION_ID && !found.is_empty() {
+        let problem = "it is the SQLite database of another program; choose another path";
+        return Err(not_a_store(path, problem));
+    }
+    if found.version > VERSION {
+        let path = path.to_owned();
+        return Err(StoreError::Newer { path, found: found.version, known: VERSION });
+    }
+    let id = prepare(&mut writer, found.version, options).map_err(|error| at_open(path, &error))?;
+    let readers = (0..options.readers.max(1))
+        .map(|_| reader(path))
+        .collect::<Result<_, _>>()
+        .map_err(|error| at_open(path, &error))?;
+    Ok(Opened { lock, writer, readers, id })
+}
+
+/// Refuses an engine with the WAL-reset defect. `number` is SQLite's version as one number.
+pub(super) fn check_engine(number: i32, name: &str) -> Result<(), StoreError> {
+    if number < ENGINE_REQUIRED_NUMBER {
+        let found = name.to_owned();
+        return Err(StoreError::UnsafeEngine { found, required: ENGINE_REQUIRED });
     }
     Ok(())
 }
 
-pub(super) fn place(path: &Path) -> String {
-    format!("the store {}", path.display())
-}
-
-/// Opens the file for writing, made and led to the newest schema if need be.
-pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
-    check_engine(rusqlite::version_number(), rusqlite::version())?;
-    let path = absolute(path)?;
-    let lock = lock(&path)?;
-    let is_new = create(&path)?;
-    let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        .map_err(|error| foreign(&path, &error))?;
-    let version = recognise(&path, &conn)?;
-    let prepared = prepare(&mut conn, version).map_err(|error| foreign(&path, &error));
-    let store_id = prepared?;
-    if is_new {
-        sync_directory(&path)?;
-    }
-    Ok(Opened { writer: conn, lock, store_id, path })
-}
-
-/// One more connection, which cannot write.
-pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
-    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| foreign(path, &error))
-}
-
-fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
-    let conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    conn.busy_timeout(BUSY_TIMEOUT)?;
-    conn.pragma_update(None, "mmap_size", 0)?;
-    conn.set_prepared_statement_cache_capacity(64);
-    Ok(conn)
-}
-
-/// The schema version of a file that is ours or empty.
-fn recognise(path: &Path, conn: &Connection) -> Result<i64, StoreError> {
-    let look = || -> rusqlite::Result<(i64, i64, i64)> {
-        let number = |sql| conn.query_row(sql, [], |row| row.get(0));
-        Ok((
-            number("PRAGMA application_id")?,
-            number("PRAGMA user_version")?,
-            number("SELECT count(*) FROM sqlite_schema")?,
-        ))
+fn check_place(path: &Path) -> Result<(), StoreError> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
     };
-    let (application, version, tables) = look().map_err(|error| foreign(path, &error))?;
-    let path = || path.to_owned();
-    match (application, version, tables) {
-        (0, 0, 0) => Ok(0),
-        (schema::APPLICATION_ID, version, _) if version > schema::NEWEST => {
-            Err(StoreError::Newer { path: path(), found: version, known: schema::NEWEST })
+    let problem = match directory.metadata() {
+        Ok(found) if !found.is_dir() => "is not a directory: choose another path".to_owned(),
+        Ok(_) if path.is_dir() => {
+            return Err(not_a_store(path, "it is a directory; name a file inside it"));
         }
-        (schema::APPLICATION_ID, version, _) if version >= 0 => Ok(version),
-        _ => Err(StoreError::NotAStore {
-            path: path(),
-            problem: "it is a database of another program; choose another path".to_owned(),
-        }),
-    }
-}
-
-/// Settings, schema, and the nodes of earlier processes forgotten; the store's id.
-fn prepare(conn: &mut Connection, version: i64) -> rusqlite::Result<String> {
-    if conn.is_readonly(rusqlite::MAIN_DB)? {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
-        return Err(rusqlite::Error::SqliteFailure(code, None));
-    }
-    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "fullfsync", true)?;
-    conn.pragma_update(None, "checkpoint_fullfsync", true)?;
-    conn.pragma_update(None, "foreign_keys", false)?;
-    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-    conn.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
-    schema::migrate(conn, version)?;
-    // The process lock proves that no other node lives: what they held may be claimed at once.
-    conn.execute("DELETE FROM node", [])?;
-    conn.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0))
-}
-
-/// What an error while opening means: then a damaged first page is a file that is not a store.
-fn foreign(path: &Path, error: &rusqlite::Error) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => StoreError::NotAStore {
-            path: path.to_owned(),
-            problem: "it is not a database; choose another path".to_owned(),
-        },
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            let problem =
-                format!("{error}; this user needs to read and write the file and its directory");
-            StoreError::Unavailable { place: place(path), problem }
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            "does not exist: create it, or choose another path".to_owned()
         }
-        _ => row::explain(&place(path), error),
-    }
+        Err(error) => format!(
+            "cannot be entered ({error}): give this user access to it, or choose another path"
+        ),
+    };
+    Err(unavailable(path, format!("its directory {} {problem}", directory.display())))
 }
 
-/// A relative path would mean another file once the process changes its directory.
-fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(|error| denied(path, &error))
-}
-
-/// Makes an empty file, for its owner alone, if there is none.
-fn create(path: &Path) -> Result<bool, StoreError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    restrict(&mut options);
-    match options.open(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(denied(path, &error)),
-    }
-}
-
-/// A file that did not exist survives a crash of the machine only once its directory has been synced.
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    let directory = path.parent().unwrap_or(path);
-    File::open(directory).and_then(|file| file.sync_all()).map_err(|error| denied(path, &error))
-}
-
+/// Takes the lock that keeps a second process out, for as long as the file stays open.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = OsString::from(path.as_os_str());
-    name.push("-lock");
-    let name = PathBuf::from(name);
-    if path.is_dir() {
-        let problem = "it is a directory; name a file in it".to_owned();
-        return Err(StoreError::NotAStore { path: path.to_owned(), problem });
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    restrict(&mut options);
-    let mut file = options.open(&name).map_err(|error| denied(path, &error))?;
+    let lock_path = beside(path, "-lock");
+    let refused = |error: std::io::Error| {
+        let lock_path = lock_path.display();
+        let problem = format!(
+            "its lock file {lock_path} cannot be written ({error}): give this user write \
+             permission to the file and its directory, or choose another path"
+        );
+        unavailable(path, problem)
+    };
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&lock_path)
+        .map_err(refused)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let pid = file.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
             return Err(StoreError::InUse { path: path.to_owned(), pid });
         }
-        Err(TryLockError::Error(error)) => return Err(denied(&name, &error)),
+        Err(TryLockError::Error(error)) => return Err(refused(error)),
     }
-    let write_pid = |file: &mut File| {
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write_pid(&mut file).map_err(|error| denied(&name, &error))?;
+    file.set_len(0).map_err(refused)?;
+    writeln!(file, "{}", std::process::id()).map_err(refused)?;
     Ok(file)
 }
 
-fn denied(path: &Path, error: &io::Error) -> StoreError {
-    let directory = path.parent().unwrap_or(path);
-    let remedy = match fs::metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "create its directory first",
-        Ok(directory) if directory.is_dir() => {
-            "this user needs to read and write the file and its directory"
+/// SQLite takes an empty database file as new and drops the log beside it. Ours is never empty once
+/// it has a log, so such a log is all that is left of a store.
+fn check_remains(path: &Path) -> Result<(), StoreError> {
+    let length = |path: &Path| path.metadata().map_or(0, |found| found.len());
+    if length(path) == 0 && length(&beside(path, "-wal")) > 0 {
+        return Err(StoreError::Damaged {
+            what: "the database file",
+            place: path.display().to_string(),
+            problem: "it is empty or missing while its write-ahead log is there; restore it from \
+                      a backup"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// SQLite takes a file that is shorter than a page for an empty database and would write over it.
+fn check_header(path: &Path) -> Result<(), StoreError> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let length = path.metadata().map_or(0, |found| found.len());
+    // A journal is what a crash while the store was made leaves: SQLite undoes it.
+    if length == 0 || beside(path, "-journal").exists() {
+        return Ok(());
+    }
+    let mut header = [0; 18];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Ok(()) if !header.starts_with(MAGIC) => {
+            Err(not_a_store(path, "it is not a SQLite database; choose another path"))
         }
-        Ok(_) | Err(_) => "its directory cannot be used; choose another path",
+        Ok(()) => {
+            // Bytes 16 and 17 are the page size; 1 stands for 65536 (sqlite.org/fileformat.html).
+            let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
+                1 => 65_536,
+                size => u64::from(size),
+            };
+            if length < page_bytes {
+                return Err(StoreError::Damaged {
+                    what: "the database file",
+                    place: path.display().to_string(),
+                    problem: format!("it was cut to {length} bytes; restore it from a backup"),
+                });
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            Err(not_a_store(path, "it is not a SQLite database; choose another path"))
+        }
+        Err(error) => {
+            let problem = format!("it cannot be read ({error}): give this user access to it");
+            Err(unavailable(path, problem))
+        }
+    }
+}
+
+struct Found {
+    application_id: i64,
+    version: i64,
+    tables: i64,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.application_id == 0 && self.version == 0 && self.tables == 0
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<(Connection, Found)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+    let found = Found {
+        application_id: pragma("application_id")?,
+        version: pragma("user_version")?,
+        tables: connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?,
     };
-    StoreError::Unavailable { place: place(path), problem: format!("{error}; {remedy}") }
+    Ok((connection, found))
 }
 
-/// Conversations are nobody else's business.
-#[cfg(unix)]
-fn restrict(options: &mut OpenOptions) {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600);
+/// Migrates, sets the connection up, and frees the runs of nodes that are no more; the store's id.
+fn prepare(
+    connection: &mut Connection,
+    found: i64,
+    options: &SqliteOptions,
+) -> rusqlite::Result<String> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    // Before the WAL: a new store's mark is in the file itself before there is a log beside it.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    schema::migrate(connection, found)?;
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        return Err(rusqlite::Error::InvalidParameterName(format!(
+            "this file system supports no write-ahead log (journal mode {mode})"
+        )));
+    }
+    let limit = i64::try_from(options.checkpoint_wal_bytes.saturating_mul(2)).unwrap_or(i64::MAX);
+    connection.pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", -65_536)?;
+    // The process lock proves that no node of an earlier process lives.
+    connection.execute("DELETE FROM node", [])?;
+    connection.query_row("SELECT value FROM meta WHERE name = 'store_id'", [], |row| row.get(0))
 }
 
-#[cfg(not(unix))]
-fn restrict(_: &mut OpenOptions) {}
+fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => {
+            not_a_store(path, "it is not a SQLite database; choose another path")
+        }
+        Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged {
+            what: "the database file",
+            place: path.display().to_string(),
+            problem: format!("{error}; restore it from a backup"),
+        },
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            let problem = format!(
+                "it cannot be opened for writing ({error}): give this user write permission to \
+                 the file and its directory, or choose another path"
+            );
+            unavailable(path, problem)
+        }
+        _ => unavailable(path, error.to_string()),
+    }
+}
+
+fn not_a_store(path: &Path, problem: &str) -> StoreError {
+    StoreError::NotAStore { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_that_can_corrupt_a_wal_is_refused() {
-        for (number, version) in [(3_050_002, "3.50.2"), (3_051_002, "3.51.2")] {
-            let refused = check_engine(number, version);
-            assert!(
-                matches!(&refused, Err(StoreError::UnsafeEngine { found, required: "3.51.3" })
-                    if found == version),
-                "{refused:?}"
-            );
-        }
+    fn an_engine_with_the_wal_reset_defect_is_refused() {
         assert!(check_engine(3_051_003, "3.51.3").is_ok());
-        assert!(check_engine(rusqlite::version_number(), rusqlite::version()).is_ok());
+        assert!(check_engine(3_054_001, "3.54.1").is_ok());
+        assert!(matches!(
+            check_engine(3_051_002, "3.51.2"),
+            Err(StoreError::UnsafeEngine { found, required: "3.51.3" }) if found == "3.51.2"
+        ));
+        assert!(check_engine(3_050_099, "3.50.99").is_err());
     }
 }

@@ -1,23 +1,25 @@
-//! The tables, and how a file comes to have them: forward, one version after the other, in one
-//! transaction.
-//!
-//! The event table only ever grows at its end, and one index finds a run's tail; a key of (run, seq)
-//! as the table's own order would scatter the appends of many runs over as many pages. Runs have a
-//! small integer beside their public id, so that no index of events carries sixteen bytes of it. The
-//! indexes for the scheduler are partial: a run that is held and grows touches none of them.
+//! The tables, and the way from an older version of them to this one.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
-/// Marks the file as ours: "Stdf".
-pub(super) const APPLICATION_ID: i64 = 0x5374_6466;
+use crate::{Disposition, NodeId, RunHead, RunId, Timestamp};
 
-/// The step at index `n` leads from schema version `n` to `n + 1`.
-pub(super) const MIGRATIONS: &[&str] = &[
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+/// "STDF": marks a SQLite file as a Steadfast store.
+pub(super) const APPLICATION_ID: i64 = 0x5354_4446;
 
+/// The version that a store has after [`migrate`].
+pub(super) const VERSION: i64 = 1;
+
+/// `MIGRATIONS[n]` leads from version n to version n + 1. A released one never changes.
+const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+// The indexes on `run` hold no column that an ordinary append changes, or are partial and do not
+// cover a held run: an append rewrites one row of `run` and no index of it.
+const VERSION_1: &str = "
+    CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE run (
-        id INTEGER PRIMARY KEY,
-        public_id BLOB NOT NULL UNIQUE,
+        run INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE,
         tenant TEXT NOT NULL,
         agent TEXT NOT NULL,
         key TEXT,
@@ -33,12 +35,12 @@ pub(super) const MIGRATIONS: &[&str] = &[
         summary BLOB NOT NULL
     ) STRICT;
     CREATE UNIQUE INDEX run_key ON run (tenant, key) WHERE key IS NOT NULL;
-    CREATE INDEX run_ready ON run (priority DESC, updated_at, id) WHERE disposition = 0;
+    CREATE INDEX run_ready ON run (priority DESC, updated_at) WHERE disposition = 0;
     CREATE INDEX run_held ON run (owner) WHERE disposition = 1;
     CREATE INDEX run_parked ON run (wake_at) WHERE disposition = 2 AND wake_at IS NOT NULL;
-    CREATE INDEX run_by_state ON run (state, public_id);
-    CREATE INDEX run_by_tenant ON run (tenant, public_id);
-
+    CREATE INDEX run_tenant ON run (tenant, id);
+    CREATE INDEX run_agent ON run (agent, id);
+    CREATE INDEX run_state ON run (state, id);
     CREATE TABLE event (
         pos INTEGER PRIMARY KEY,
         run INTEGER NOT NULL,
@@ -48,40 +50,87 @@ pub(super) const MIGRATIONS: &[&str] = &[
         version INTEGER NOT NULL,
         body BLOB NOT NULL
     ) STRICT;
-    CREATE UNIQUE INDEX event_place ON event (run, seq);
-
+    CREATE UNIQUE INDEX event_run ON event (run, seq);
     CREATE TABLE checkpoint (
         run INTEGER NOT NULL,
         seq INTEGER NOT NULL,
         at INTEGER NOT NULL,
-        body BLOB NOT NULL
+        body BLOB NOT NULL,
+        UNIQUE (run, seq)
     ) STRICT;
-    CREATE UNIQUE INDEX checkpoint_place ON checkpoint (run, seq);
-
     CREATE TABLE blob (hash BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
+    CREATE TABLE node (id TEXT NOT NULL PRIMARY KEY, expires_at INTEGER NOT NULL)
+        STRICT, WITHOUT ROWID;
+";
 
-    CREATE TABLE node (id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
-];
-
-/// The newest schema version that this release knows.
-pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
-
-/// Leads a file forward from the version it has; all steps happen or none.
-pub(super) fn migrate(conn: &mut Connection, from: i64) -> rusqlite::Result<()> {
-    let done = usize::try_from(from).unwrap_or(usize::MAX);
-    let steps = MIGRATIONS.get(done..).unwrap_or_default();
-    if steps.is_empty() {
+/// Brings a store from version `found` to [`VERSION`], in one transaction: a crash leaves the old
+/// version or the new one.
+pub(super) fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    if found == VERSION {
         return Ok(());
     }
-    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
-    for step in steps {
-        tx.execute_batch(step)?;
+    let transaction = connection.transaction()?;
+    let done = usize::try_from(found).unwrap_or(0);
+    for migration in MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(migration)?;
     }
-    tx.execute(
-        "INSERT OR IGNORE INTO meta (key, value) VALUES ('store_id', ?1)",
-        [uuid::Uuid::now_v7().to_string()],
-    )?;
-    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", NEWEST)?;
-    tx.commit()
+    if found == 0 {
+        transaction.execute(
+            "INSERT INTO meta (name, value) VALUES ('store_id', ?1)",
+            [uuid::Uuid::now_v7().to_string()],
+        )?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// What [`head`] reads, in its order.
+macro_rules! head_columns {
+    () => {
+        "id, tenant, agent, state, disposition, wake_at, priority, epoch, owner, head_seq, \
+         created_at, updated_at, summary"
+    };
+}
+pub(super) use head_columns;
+
+/// An index card from a row of `head_columns!`.
+pub(super) fn head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
+    Ok(RunHead {
+        id: RunId::from_bytes(row.get(0)?),
+        tenant: row.get(1)?,
+        agent: row.get(2)?,
+        state: row.get(3)?,
+        disposition: disposition(row, 4)?,
+        priority: row.get(6)?,
+        epoch: row.get(7)?,
+        owner: row.get::<_, Option<String>>(8)?.map(NodeId::from),
+        head_seq: row.get(9)?,
+        created_at: Timestamp(row.get(10)?),
+        updated_at: Timestamp(row.get(11)?),
+        summary: row.get::<_, Vec<u8>>(12)?.into(),
+    })
+}
+
+/// A disposition from the column at `index` and the wake-up time in the one after it.
+pub(super) fn disposition(row: &Row<'_>, index: usize) -> rusqlite::Result<Disposition> {
+    match row.get(index)? {
+        0 => Ok(Disposition::Ready),
+        1 => Ok(Disposition::Held),
+        2 => Ok(Disposition::Parked {
+            wake_at: row.get::<_, Option<i64>>(index + 1)?.map(Timestamp),
+        }),
+        3 => Ok(Disposition::Ended),
+        other => Err(rusqlite::Error::IntegralValueOutOfRange(index, other)),
+    }
+}
+
+/// The two columns of a disposition.
+pub(super) fn disposition_columns(disposition: Disposition) -> (i64, Option<i64>) {
+    match disposition {
+        Disposition::Ready => (0, None),
+        Disposition::Held => (1, None),
+        Disposition::Parked { wake_at } => (2, wake_at.map(|at| at.0)),
+        Disposition::Ended => (3, None),
+    }
 }

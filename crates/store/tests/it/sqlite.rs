@@ -1,16 +1,263 @@
-//! The store in a file passes the suite.
+//! The store in a file passes the suite, and survives what happens to files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use steadfast_store::{
+    Append, Catalog, Disposition, Fence, HeadUpdate, Journal, Leases, NewEvent, NewRun, NodeId,
+    RunFilter, RunId, SqliteOptions, SqliteStore, Store, StoreError,
+};
+use tempfile::TempDir;
 
 mod contract {
-    use std::sync::Arc;
-
-    use steadfast_store::{SqliteOptions, SqliteStore, Store};
+    use super::*;
 
     #[expect(clippy::unused_async, reason = "the suite opens every backend alike")]
-    async fn open() -> (Arc<dyn Store>, tempfile::TempDir) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("steadfast.db");
-        (Arc::new(SqliteStore::open(path, SqliteOptions::default()).unwrap()), directory)
+    async fn open_store() -> (Arc<dyn Store>, TempDir) {
+        let (directory, path) = place();
+        (Arc::new(open(&path).unwrap()), directory)
     }
 
-    steadfast_store::contract_tests!(open);
+    steadfast_store::contract_tests!(open_store);
+}
+
+fn place() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("steadfast.db");
+    (directory, path)
+}
+
+fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(path, SqliteOptions::default())
+}
+
+fn refusal(path: &Path) -> StoreError {
+    match open(path) {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error,
+    }
+}
+
+fn event(body: String) -> NewEvent {
+    NewEvent { kind: "noted".into(), version: 1, body: body.into() }
+}
+
+fn new_run() -> NewRun {
+    NewRun {
+        id: RunId::generate(),
+        tenant: "acme".to_owned(),
+        agent: "clerk".to_owned(),
+        priority: 0,
+        key: Some("order-7".to_owned()),
+        events: vec![event("created".to_owned())],
+        blobs: Vec::new(),
+        head: HeadUpdate {
+            state: "queued".to_owned(),
+            disposition: Disposition::Ready,
+            summary: Bytes::new(),
+        },
+    }
+}
+
+fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
+    Append {
+        run,
+        fence: Fence::Holding { epoch },
+        expected_seq,
+        events: vec![event(format!("{expected_seq}"))],
+        blobs: Vec::new(),
+        checkpoint: Some(Bytes::from_static(b"folded")),
+        head: None,
+    }
+}
+
+#[tokio::test]
+async fn a_store_opened_again_has_everything() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    for seq in 1..=20 {
+        store.append(append(id, 0, seq)).await.unwrap();
+    }
+    let before = (
+        store.id(),
+        store.head(id).await.unwrap(),
+        store.read(id, 0, 99).await.unwrap(),
+        store.checkpoints(id).await.unwrap(),
+    );
+    store.close().await.unwrap();
+    let store = open(&path).unwrap();
+    let after = (
+        store.id(),
+        store.head(id).await.unwrap(),
+        store.read(id, 0, 99).await.unwrap(),
+        store.checkpoints(id).await.unwrap(),
+    );
+    assert_eq!(before, after);
+    assert_eq!(after.2.len(), 21);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_in_the_files_while_the_store_is_open() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    for seq in 1..=50 {
+        let acknowledged = store.append(append(id, 0, seq)).await.unwrap().head_seq;
+        if seq % 10 != 0 {
+            continue;
+        }
+        // What a power cut would leave: the files as they are now, and no orderly end.
+        let (_other, copy) = place();
+        std::fs::copy(&path, &copy).unwrap();
+        std::fs::copy(path.with_extension("db-wal"), copy.with_extension("db-wal")).unwrap();
+        let survivor = open(&copy).unwrap();
+        let events = survivor.read(id, 0, 99).await.unwrap();
+        assert_eq!(events.len() as u64, acknowledged);
+        survivor.append(append(id, 0, acknowledged)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn runs_held_before_a_crash_can_be_claimed_at_once() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    let node = NodeId::generate();
+    store.renew(&node, Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(store.claim(&node, 1).await.unwrap().len(), 1);
+    drop(store);
+    let store = open(&path).unwrap();
+    assert!(store.next_wake().await.unwrap().is_some_and(|at| at <= store.now()));
+    let heir = NodeId::generate();
+    store.renew(&heir, Duration::from_secs(3600)).await.unwrap();
+    let claimed = store.claim(&heir, 9).await.unwrap();
+    assert_eq!((claimed[0].id, claimed[0].epoch), (id, 2));
+    let zombie = store.append(append(id, 1, 1)).await;
+    assert!(matches!(zombie, Err(StoreError::Fenced { held: 1, current: 2, .. })), "{zombie:?}");
+}
+
+#[test]
+fn what_is_not_a_database_is_refused_and_left_alone() {
+    for garbage in [b"x".to_vec(), b"hello, this is text\n".repeat(400), vec![0; 8192]] {
+        let (_directory, path) = place();
+        std::fs::write(&path, &garbage).unwrap();
+        let error = refusal(&path);
+        assert!(matches!(error, StoreError::NotAStore { .. }), "{error:?}");
+        assert!(error.to_string().contains("steadfast.db"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), garbage);
+    }
+}
+
+#[test]
+fn the_database_of_another_program_is_refused() {
+    let (_directory, path) = place();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("CREATE TABLE customer (name TEXT)").unwrap();
+    drop(connection);
+    let error = refusal(&path);
+    assert!(matches!(error, StoreError::NotAStore { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_store_is_refused_with_a_reason() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    for seq in 1..=200 {
+        store.append(append(id, 0, seq)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for length in [1, 50, 100, 512, 4096, 4097, whole.len() / 2, whole.len() - 4096] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let error = refusal(&path);
+        assert!(
+            matches!(error, StoreError::NotAStore { .. } | StoreError::Damaged { .. }),
+            "{length} bytes: {error:?}"
+        );
+    }
+    std::fs::write(&path, whole).unwrap();
+    assert_eq!(open(&path).unwrap().read(id, 0, 999).await.unwrap().len(), 201);
+}
+
+#[tokio::test]
+async fn a_log_without_its_database_is_not_dropped() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    store.create(new_run()).await.unwrap();
+    let (_other, copy) = place();
+    let log = copy.with_extension("db-wal");
+    std::fs::copy(path.with_extension("db-wal"), &log).unwrap();
+    let error = refusal(&copy);
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+    assert!(log.metadata().unwrap().len() > 0);
+}
+
+#[test]
+fn a_second_open_names_the_process_that_has_it() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let error = refusal(&path);
+    let own = std::process::id();
+    assert!(matches!(error, StoreError::InUse { pid: Some(pid), .. } if pid == own), "{error:?}");
+    drop(store);
+    open(&path).unwrap();
+}
+
+#[test]
+fn a_newer_store_is_refused_and_left_alone() {
+    let (_directory, path) = place();
+    drop(open(&path).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    drop(connection);
+    let error = refusal(&path);
+    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error:?}");
+}
+
+#[test]
+fn a_missing_directory_is_named_with_the_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing");
+    let error = refusal(&missing.join("steadfast.db")).to_string();
+    assert!(error.contains(&missing.display().to_string()), "{error}");
+    assert!(error.contains("create it"), "{error}");
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = refusal(&file.join("steadfast.db"));
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    let error = refusal(directory.path());
+    assert!(matches!(error, StoreError::NotAStore { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_close_is_finished() {
+    let (_directory, path) = place();
+    let store = Arc::new(open(&path).unwrap());
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    let mut pending = store.append(append(id, 0, 1));
+    std::future::poll_fn(|context| {
+        assert!(pending.as_mut().poll(context).is_pending(), "a commit takes another thread");
+        std::task::Poll::Ready(())
+    })
+    .await;
+    store.close().await.unwrap();
+    assert_eq!(pending.await.unwrap().head_seq, 2);
+    drop(store);
+    let store = open(&path).unwrap();
+    assert_eq!(store.read(id, 0, 9).await.unwrap().len(), 2);
+    assert_eq!(store.list(RunFilter::default()).await.unwrap().runs.len(), 1);
 }

@@ -1,0 +1,129 @@
+//! A durable step: one event of 300 bytes, appended and acknowledged, next to what the disk and bare
+//! SQLite do in the same minute.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use steadfast_store::{
+    Append, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _, NewEvent, NewRun,
+    NodeId, RunId, SqliteOptions, SqliteStore, Store as _,
+};
+
+/// How long each case runs.
+const CASE: Duration = Duration::from_secs(3);
+/// An event's body.
+const BODY: [u8; 300] = [b'x'; 300];
+
+/// Prints the table.
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir_in(".")?;
+    println!("| durable write of 300 bytes | per s | p50 ms | p99 ms |");
+    println!("|---|---:|---:|---:|");
+    print("fdatasync of a growing file", fdatasync(&folder.path().join("raw"))?);
+    print("SQLite, FULL, one row a commit", bare_sqlite(&folder.path().join("bare.db"))?);
+    for runs in [1, 16, 128] {
+        let path = folder.path().join(format!("store-{runs}.db"));
+        print(&format!("`append`, {runs} run(s) at once"), appends(&path, runs).await?);
+    }
+    Ok(())
+}
+
+fn print(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+    let per_s = times.len() as f64 / CASE.as_secs_f64();
+    println!("| {what} | {per_s:.0} | {:.3} | {:.3} |", at(50), at(99));
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn fdatasync(path: &Path) -> anyhow::Result<Vec<Duration>> {
+    let mut file: File = OpenOptions::new().create(true).append(true).open(path)?;
+    let (end, mut times) = (now() + CASE, Vec::new());
+    while now() < end {
+        let began = now();
+        file.write_all(&BODY)?;
+        file.sync_data()?;
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+fn bare_sqlite(path: &Path) -> anyhow::Result<Vec<Duration>> {
+    let store = rusqlite::Connection::open(path)?;
+    store.execute_batch(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE e(id INTEGER PRIMARY KEY, b)",
+    )?;
+    let mut insert = store.prepare("INSERT INTO e(b) VALUES (?1)")?;
+    let (end, mut times) = (now() + CASE, Vec::new());
+    while now() < end {
+        let began = now();
+        insert.execute([&BODY[..]])?;
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+fn event() -> NewEvent {
+    NewEvent { kind: "step".into(), version: 1, body: bytes::Bytes::from_static(&BODY) }
+}
+
+async fn appends(path: &Path, runs: usize) -> anyhow::Result<Vec<Duration>> {
+    let store = Arc::new(SqliteStore::open(path, SqliteOptions::default())?);
+    let node = NodeId::generate();
+    store.renew(&node, Duration::from_secs(60)).await?;
+    for _ in 0..runs {
+        let created = store
+            .create(NewRun {
+                id: RunId::generate(),
+                tenant: "bench".to_owned(),
+                agent: "bench".to_owned(),
+                priority: 0,
+                key: None,
+                events: vec![event()],
+                blobs: Vec::new(),
+                head: HeadUpdate {
+                    state: "queued".to_owned(),
+                    disposition: Disposition::Ready,
+                    summary: bytes::Bytes::new(),
+                },
+            })
+            .await?;
+        anyhow::ensure!(matches!(created, Created::New(_)), "a fresh id is new");
+    }
+    let end = now() + CASE;
+    let mut tasks = tokio::task::JoinSet::new();
+    for head in store.claim(&node, runs).await? {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            let (mut seq, mut times) = (head.head_seq, Vec::new());
+            while now() < end {
+                let began = now();
+                let append = Append {
+                    run: head.id,
+                    fence: Fence::Holding { epoch: head.epoch },
+                    expected_seq: seq,
+                    events: vec![event()],
+                    blobs: Vec::new(),
+                    checkpoint: None,
+                    head: None,
+                };
+                seq = store.append(append).await?.head_seq;
+                times.push(began.elapsed());
+            }
+            anyhow::Ok(times)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(times) = tasks.join_next().await {
+        all.extend(times??);
+    }
+    store.close().await?;
+    Ok(all)
+}

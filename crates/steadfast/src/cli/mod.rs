@@ -1,0 +1,261 @@
+//! The command line: data on standard output, talk on standard error, the exit code tells the result.
+
+mod client;
+mod init;
+mod local;
+mod output;
+mod remote;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use steadfast_runtime::RuntimeError;
+
+use crate::config::{Config, ConfigError, LogFormat};
+
+/// The production runtime for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "steadfast", version, after_help = EXIT_CODES)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
+    config: Option<PathBuf>,
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel` and `resume` talk to.
+    #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
+    server: String,
+    /// How data is printed.
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such run or agent, \
+    4 refused, 5 cancelled or timed out, 64 unusable configuration.";
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// JSON, one document; where things go on, one object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the runtime and the API.
+    Serve {
+        /// Listen here instead of `server.listen`; loopback only.
+        #[arg(long)]
+        listen: Option<std::net::SocketAddr>,
+    },
+    /// Run an agent here and now, without a server, and print its answer.
+    Run {
+        /// The agent.
+        agent: String,
+        /// What it is to do; `-` reads standard input.
+        #[arg(long, short, default_value = "Begin.")]
+        input: String,
+        /// Submitting again with the same key goes on with the same run.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Hand a run to the server and print its id.
+    Submit {
+        /// The agent.
+        agent: String,
+        /// What it is to do; `-` reads standard input.
+        #[arg(long, short, default_value = "Begin.")]
+        input: String,
+        /// Whose run it is.
+        #[arg(long, default_value = "default")]
+        tenant: String,
+        /// Higher goes first.
+        #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+        priority: i32,
+        /// Submitting again with the same key gives the same run.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// List runs, newest first.
+    Ps {
+        /// Only in this state.
+        #[arg(long)]
+        state: Option<String>,
+        /// Only of this agent.
+        #[arg(long)]
+        agent: Option<String>,
+        /// Rows.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show one run with its answer.
+    Show {
+        /// The run.
+        run: String,
+    },
+    /// Follow a run's events until it is over.
+    Watch {
+        /// The run.
+        run: String,
+    },
+    /// End a run for good.
+    Cancel {
+        /// The run.
+        run: String,
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a failed run go on, or wake one that waits.
+    Resume {
+        /// The run.
+        run: String,
+    },
+    /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
+    Sim {
+        /// The script.
+        script: PathBuf,
+        /// Listen here.
+        #[arg(long, default_value = "127.0.0.1:7421")]
+        listen: std::net::SocketAddr,
+        /// Append every request to this file, as JSON lines.
+        #[arg(long)]
+        journal: Option<PathBuf>,
+    },
+    /// Check a configuration file without starting anything but its MCP servers.
+    Check {
+        /// The file. Default: the one that `--config` names.
+        file: Option<PathBuf>,
+    },
+    /// Lay out an example in a new folder.
+    Init {
+        /// Which one.
+        #[arg(value_enum)]
+        example: init::Example,
+        /// The folder. Default: the example's name.
+        folder: Option<PathBuf>,
+    },
+    /// Lay out an example, start the runtime with the simulated model, run it, and keep serving.
+    Demo {
+        /// Which one.
+        #[arg(value_enum, default_value_t = init::Example::Report)]
+        example: init::Example,
+        /// The folder.
+        #[arg(long, default_value = "steadfast-demo")]
+        folder: PathBuf,
+        /// End when the run is over.
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done,
+    Failed,
+    NotFound,
+    Refused,
+    Cancelled,
+}
+
+impl Exit {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::NotFound => 3,
+            Self::Refused => 4,
+            Self::Cancelled => 5,
+        }
+    }
+}
+
+const CONFIG_EXIT: u8 = 64;
+
+/// Parses, runs, reports.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start the async runtime")),
+    };
+    match result {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            output::talk(&format!("error: {error:#}"));
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+/// The exit code that tells what kind of error it is.
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<ConfigError>().is_some() {
+        return CONFIG_EXIT;
+    }
+    let exit = match error.downcast_ref::<RuntimeError>() {
+        Some(RuntimeError::UnknownAgent { .. } | RuntimeError::UnknownRun { .. }) => Exit::NotFound,
+        Some(RuntimeError::WrongState { .. }) => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    exit.code()
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    let Cli { config, server, output, command } = cli;
+    let client = || client::Client::new(&server);
+    match command {
+        Command::Serve { listen } => {
+            let config = Config::load(config.as_deref())?;
+            serve::serve(&config, listen).await
+        }
+        Command::Run { agent, input, key } => {
+            let config = Config::load(config.as_deref())?;
+            local::run(&config, agent, read_input(input)?, key, output).await
+        }
+        Command::Submit { agent, input, tenant, priority, key } => {
+            let input = read_input(input)?;
+            let order = remote::Order { agent, input, tenant, priority, key };
+            remote::submit(&client()?, order, output).await
+        }
+        Command::Ps { state, agent, limit } => {
+            remote::list(&client()?, state, agent, limit, output).await
+        }
+        Command::Show { run } => remote::show(&client()?, &run, output).await,
+        Command::Watch { run } => remote::watch(&client()?, &run, output).await,
+        Command::Cancel { run, reason } => remote::cancel(&client()?, &run, reason, output).await,
+        Command::Resume { run } => remote::resume(&client()?, &run, output).await,
+        Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
+        Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,
+        Command::Init { example, folder } => init::init(example, folder).await,
+        Command::Demo { example, folder, once } => serve::demo(example, &folder, once).await,
+    }
+}
+
+fn read_input(input: String) -> anyhow::Result<String> {
+    if input != "-" {
+        return Ok(input);
+    }
+    Ok(std::io::read_to_string(std::io::stdin())?)
+}
+
+/// Sends log lines to standard error. What rmcp logs may hold tool contents, so only its errors pass.
+fn start_logging(config: &Config) -> anyhow::Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let level = config.log.level.as_deref().unwrap_or("info");
+    let filter = EnvFilter::try_new(format!("{level},rmcp=error"))
+        .map_err(|error| anyhow::anyhow!("`log.level` is `{level}`: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Pretty => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

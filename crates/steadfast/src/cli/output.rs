@@ -1,0 +1,111 @@
+//! How things look on a terminal.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program prints")]
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde::Serialize;
+use steadfast_runtime::RunEvent;
+use steadfast_runtime::{EventView, RunView};
+
+/// Data: to standard output.
+pub(super) fn data(text: &str) {
+    println!("{text}");
+}
+
+/// Talk: to standard error.
+pub(super) fn talk(text: &str) {
+    eprintln!("{text}");
+}
+
+/// A JSON document on one line.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    data(&serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// A table of runs.
+pub(super) fn runs(runs: &[RunView]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["RUN", "AGENT", "STATE", "PROGRESS", "MODEL", "INPUT"]);
+    for run in runs {
+        let progress = run.progress.as_ref();
+        let progress = progress.map(|p| format!("{}/{}", p.step, p.total)).unwrap_or_default();
+        let input: String = run.input.lines().next().unwrap_or_default().chars().take(40).collect();
+        table.add_row([
+            run.id.to_string(),
+            run.agent.clone(),
+            run.state.clone(),
+            progress,
+            run.model.clone().unwrap_or_default(),
+            input,
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// One run, for people.
+pub(super) fn run(run: &RunView) -> String {
+    let mut lines = vec![
+        format!("run      {}", run.id),
+        format!("agent    {} (tenant {})", run.agent, run.tenant),
+        format!("state    {}", run.state),
+    ];
+    if let Some(progress) = &run.progress {
+        lines.push(format!(
+            "progress {}/{}: {}",
+            progress.step, progress.total, progress.description
+        ));
+    }
+    if let Some(model) = &run.model {
+        let label = if run.simulated { " (simulated)" } else { "" };
+        lines.push(format!("model    {model}{label}"));
+    }
+    lines.push(format!(
+        "tokens   {} in, {} out, {} answers",
+        run.input_tokens, run.output_tokens, run.iterations
+    ));
+    lines.push(format!("events   {}, changed hands {} time(s)", run.events, run.epoch));
+    if let Some(stop) = &run.stop {
+        lines.push(format!("stopped  {stop}"));
+    }
+    lines.join("\n")
+}
+
+/// One event, on one line.
+pub(super) fn event(view: &EventView) -> String {
+    let text = match &view.event {
+        RunEvent::Submitted { agent, .. } => format!("submitted to {agent}"),
+        RunEvent::Claimed { epoch, .. } => format!("claimed, epoch {epoch}"),
+        RunEvent::ModelAnswered { model, tool_calls, text, took_ms, simulated, .. } => {
+            let label = if *simulated { " (simulated)" } else { "" };
+            let calls: Vec<&str> = tool_calls.iter().map(|call| call.name.as_str()).collect();
+            let said = if calls.is_empty() {
+                first_line(text)
+            } else {
+                format!("calls {}", calls.join(", "))
+            };
+            format!("{model}{label}: {said} [{took_ms} ms]")
+        }
+        RunEvent::ToolStarted { tool, effect, .. } => format!("{tool} leaves ({effect:?})"),
+        RunEvent::ToolFinished { tool, outcome, content, took_ms, .. } => {
+            format!("{tool}: {outcome:?}: {} [{took_ms} ms]", first_line(content))
+        }
+        RunEvent::Progressed { progress } => {
+            format!("step {}/{}: {}", progress.step, progress.total, progress.description)
+        }
+        RunEvent::Parked { detail, .. } => format!("waits: {detail}"),
+        RunEvent::Resumed { by } => format!("resumed by {by}"),
+        RunEvent::Cancelled { by, reason } => {
+            format!("cancelled by {by} {}", reason.as_deref().unwrap_or_default())
+        }
+        RunEvent::Succeeded { .. } => "succeeded".to_owned(),
+        RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
+    };
+    format!("{:>5}  {text}", view.seq)
+}
+
+fn first_line(text: &str) -> String {
+    let line: String = text.lines().next().unwrap_or_default().chars().take(100).collect();
+    if line.len() < text.len() { format!("{line}…") } else { line }
+}

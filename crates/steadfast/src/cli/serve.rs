@@ -1,0 +1,167 @@
+//! The commands that serve: the runtime with its API, the simulated provider, the demo.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use steadfast_providers::process::ProcessOwner;
+use steadfast_runtime::SubmitRun;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::init::{self, Example};
+use super::remote::exit_of;
+use super::{Exit, Output, local, output, start_logging};
+use crate::config::{Config, ConfigError, assemble};
+use crate::node::Node;
+use crate::server::{self, ServerState};
+use crate::simulated::SimulatedProvider;
+
+pub(super) async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Result<Exit> {
+    start_logging(config)?;
+    let serving = Serving::start(config, listen).await?;
+    output::talk(&serving.banner());
+    wait_for_signal().await?;
+    serving.stop().await
+}
+
+/// A node with its listener.
+struct Serving {
+    node: Node,
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Serving {
+    async fn start(config: &Config, listen: Option<SocketAddr>) -> anyhow::Result<Self> {
+        let listen = listen.unwrap_or(config.server.listen);
+        if !listen.ip().is_loopback() {
+            let problem = format!(
+                "`server.listen` is {listen}: only loopback addresses are served, because there is \
+                 no authentication yet; put a proxy that authenticates in front"
+            );
+            return Err(ConfigError::Unusable { problem }.into());
+        }
+        // The port first: a second server must fail before it touches the store.
+        let listener = TcpListener::bind(listen).await.with_context(|| {
+            format!("cannot listen on {listen}: choose another with `--listen`")
+        })?;
+        let address = listener.local_addr()?;
+        let node = Node::start(config).await?;
+        let state = ServerState::new(node.runtime.clone(), node.simulated());
+        let router = server::router(state);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        #[expect(clippy::disallowed_methods, reason = "owned here; `stop` waits for it")]
+        let task = tokio::spawn(async move {
+            axum::serve(listener, router).with_graceful_shutdown(stopped).await
+        });
+        Ok(Self { node, address, stop, task })
+    }
+
+    fn banner(&self) -> String {
+        let label = if self.node.simulated() { "; some models are SIMULATED" } else { "" };
+        format!(
+            "steadfast {} on http://{}\n  API       http://{}/api/v1\n  store     {}{label}",
+            env!("CARGO_PKG_VERSION"),
+            self.address,
+            self.address,
+            self.node.store()
+        )
+    }
+
+    async fn stop(self) -> anyhow::Result<Exit> {
+        output::talk("draining: waiting for steps under way; a second signal ends at once");
+        self.node.runtime.drain();
+        self.stop.cancel();
+        let stopped = async {
+            let graceful = self.node.stop().await?;
+            self.task.await??;
+            anyhow::Ok(graceful)
+        };
+        let graceful = tokio::select! {
+            graceful = stopped => graceful?,
+            // What is cut off is settled by the next start, as after a crash.
+            signal = wait_for_signal() => { signal?; false }
+        };
+        let how =
+            if graceful { "stopped; every step had ended" } else { "stopped; steps were cut off" };
+        output::talk(how);
+        Ok(Exit::Done)
+    }
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+pub(super) async fn sim(
+    script: &Path,
+    listen: SocketAddr,
+    journal: Option<PathBuf>,
+) -> anyhow::Result<Exit> {
+    if !listen.ip().is_loopback() {
+        bail!("`--listen` is {listen}: the simulated provider serves loopback addresses only");
+    }
+    let provider = SimulatedProvider::start(script, Some(listen), journal).await?;
+    output::talk(&format!(
+        "SIMULATED provider `{}`: OpenAI base URL http://{}/v1, Anthropic base URL http://{}",
+        provider.name(),
+        provider.address(),
+        provider.address()
+    ));
+    wait_for_signal().await?;
+    provider.stop().await;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn check(file: Option<&Path>, format: Output) -> anyhow::Result<Exit> {
+    let config = Config::load(file)?;
+    let owner = ProcessOwner::new(&format!("check-{}", std::process::id()));
+    let assembly = assemble(&config, &owner).await?;
+    let agents = assembly.catalog.agent_names();
+    let guards: Vec<String> =
+        assembly.catalog.guards().map(|guard| guard.name().to_owned()).collect();
+    assembly.services.shutdown().await;
+    match format {
+        Output::Json => output::json(&json!({ "ok": true, "agents": agents, "guards": guards }))?,
+        Output::Text => output::data(&format!(
+            "ok: agents {}; dependencies {}",
+            agents.join(", "),
+            guards.join(", ")
+        )),
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn demo(example: Example, folder: &Path, once: bool) -> anyhow::Result<Exit> {
+    if !folder.join(crate::config::DEFAULT_FILE).exists() {
+        init::lay_out(example, folder).await?;
+    }
+    let config = Config::load(Some(&folder.join(crate::config::DEFAULT_FILE)))?;
+    let serving = Serving::start(&config, None).await?;
+    output::talk(&serving.banner());
+    let runtime = serving.node.runtime.clone();
+    let submitted = runtime.submit(SubmitRun::new(example.agent(), example.input())).await?;
+    let id = submitted.run.id;
+    output::talk(&format!("  run       http://{}/api/v1/runs/{id}\n", serving.address));
+    let view = local::follow(&runtime, &submitted.run, Output::Text).await?;
+    info!(run = %id, state = view.state, "demo run over");
+    output::talk(&format!("\n{}: {}", view.state, view.ending.clone().unwrap_or_default()));
+    output::talk(&format!("look at {}", example.result(folder)));
+    if !once {
+        output::talk("still serving; end with Ctrl-C");
+        wait_for_signal().await?;
+    }
+    serving.stop().await?;
+    Ok(exit_of(&view))
+}

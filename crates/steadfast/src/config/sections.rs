@@ -1,0 +1,199 @@
+//! The sections of `steadfast.toml`, each key with its meaning and default.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use steadfast_guard::Effect;
+
+/// `[server]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServerSection {
+    /// Address and port. Only loopback is accepted. Default `127.0.0.1:7420`.
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7420)) }
+    }
+}
+
+/// `[store]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StoreSection {
+    /// The SQLite file. Default `steadfast.db`.
+    pub(crate) path: PathBuf,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { path: PathBuf::from("steadfast.db") }
+    }
+}
+
+/// `[runtime]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RuntimeSection {
+    /// Runs executed at once. Default 10.
+    pub(crate) concurrency: usize,
+    /// Life of the node's lease. Default `15s`.
+    #[serde(with = "humantime_serde")]
+    pub(crate) lease_ttl: Duration,
+    /// How long a shutdown waits for steps under way. Default `30s`.
+    #[serde(with = "humantime_serde")]
+    pub(crate) drain_timeout: Duration,
+    /// Longest time between checkpoints of a run that makes progress. Default `300s`.
+    #[serde(with = "humantime_serde")]
+    pub(crate) checkpoint_interval: Duration,
+}
+
+impl Default for RuntimeSection {
+    fn default() -> Self {
+        let options = steadfast_runtime::RuntimeOptions::default();
+        Self {
+            concurrency: options.concurrency,
+            lease_ttl: options.lease_ttl,
+            drain_timeout: options.drain_timeout,
+            checkpoint_interval: options.checkpoints.interval,
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogSection {
+    /// `pretty` (default) or `json`.
+    pub(crate) format: LogFormat,
+    /// `error`, `warn`, `info` (default), `debug`, `trace`, or a filter such as
+    /// `info,steadfast_runtime=debug`.
+    pub(crate) level: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[providers.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProviderSection {
+    /// The wire format: `openai` or `anthropic`.
+    pub(crate) wire: Wire,
+    /// Where the API is; with `/v1` for the OpenAI wire, without for the Anthropic one.
+    pub(crate) base_url: Option<String>,
+    /// The key, as `env:VARIABLE`. Leave it out for a provider that wants none.
+    pub(crate) api_key: Option<String>,
+    /// More headers; values may be `env:VARIABLE`.
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+/// A wire format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wire {
+    /// Chat completions.
+    #[serde(rename = "openai")]
+    OpenAi,
+    /// Messages.
+    Anthropic,
+}
+
+/// `[models.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelSection {
+    /// A `[providers.NAME]`; or `openai`, `anthropic` (their keys from `OPENAI_API_KEY`,
+    /// `ANTHROPIC_API_KEY`, their places from `OPENAI_BASE_URL`, `ANTHROPIC_BASE_URL`); or
+    /// `simulated`; or `auto`: the first of these three that has a key.
+    pub(crate) provider: String,
+    /// The model, as the provider names it.
+    pub(crate) model: Option<String>,
+    /// With `auto`: the model if OpenAI answers.
+    pub(crate) openai: Option<String>,
+    /// With `auto`: the model if Anthropic answers.
+    pub(crate) anthropic: Option<String>,
+    /// With `auto` or `simulated`: the script.
+    pub(crate) script: Option<PathBuf>,
+    /// Asked piece by piece, so that stalls are seen early. Default true.
+    #[serde(default = "yes")]
+    pub(crate) stream: bool,
+    /// Longest answer in tokens. Default: the provider's.
+    pub(crate) max_output_tokens: Option<u32>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// `[tools.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum ToolSection {
+    /// `read_file`, `write_file` and `list_files` below a root.
+    Files {
+        /// The folder that they cannot leave.
+        root: PathBuf,
+    },
+    /// One command, its arguments filled from the model's; no shell.
+    Command {
+        /// The program and its arguments; `{name}` is filled by the model.
+        command: Vec<String>,
+        /// What it does, for the model.
+        description: String,
+        /// What it does outside. Default `once`.
+        #[serde(default = "once")]
+        effect: Effect,
+        /// Limit of one call. Default `30s`.
+        #[serde(default, with = "humantime_serde::option")]
+        timeout: Option<Duration>,
+        /// Where it runs. Default: the folder of the configuration file.
+        cwd: Option<PathBuf>,
+        /// Set in its environment.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+        /// Given to it on standard input; `{name}` is filled by the model.
+        stdin: Option<String>,
+        /// Whether a filled argument may begin with a dash. Default false.
+        #[serde(default)]
+        allow_dashes: bool,
+        /// The JSON schema of the arguments. Default: every `{name}` is a required string.
+        schema: Option<serde_json::Value>,
+    },
+    /// Any of some programs, with arguments that the model chooses; no shell.
+    RunCommand {
+        /// The programs.
+        programs: Vec<String>,
+        /// Where they run. Default: the folder of the configuration file.
+        cwd: Option<PathBuf>,
+        /// Limit of one call. Default `30s`.
+        #[serde(default, with = "humantime_serde::option")]
+        timeout: Option<Duration>,
+        /// What they do outside. Default `once`.
+        #[serde(default = "once")]
+        effect: Effect,
+    },
+    /// `http_get`, from some hosts only.
+    HttpGet {
+        /// The hosts: `example.org` or `*.example.org`.
+        hosts: Vec<String>,
+    },
+}
+
+const fn once() -> Effect {
+    Effect::Once
+}

@@ -1,0 +1,115 @@
+//! A server, talked to by its own command line and by raw HTTP.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+
+use crate::program::{Running, example, run, steadfast, text};
+
+struct Server {
+    _program: Running,
+    address: String,
+}
+
+fn serve(folder: &Path) -> Server {
+    let mut command = steadfast(folder);
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let mut program = Running::start(command);
+    let line = program.wait_for(" on http://");
+    let address = line.split("http://").nth(1).expect("the address is said").trim().to_owned();
+    Server { _program: program, address }
+}
+
+/// One request, as bytes on a socket; status and body of the answer.
+fn request(address: &str, head: &str, body: &[u8]) -> (u16, String) {
+    let mut socket = TcpStream::connect(address).expect("connects");
+    let head = format!("{head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    socket.write_all(head.as_bytes()).expect("written");
+    // A server that refuses a large body may close before it has read it all.
+    drop(socket.write_all(body));
+    let mut answer = Vec::new();
+    drop(socket.read_to_end(&mut answer));
+    let answer = text(&answer);
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    (status.expect("a status line"), body.unwrap_or_default())
+}
+
+fn post(address: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}");
+    request(address, &head, body.as_bytes())
+}
+
+#[test]
+fn a_run_is_submitted_watched_shown_and_listed() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    let url = format!("http://{}", server.address);
+    let submitted = run(&folder, &["submit", "report", "--server", &url]);
+    assert!(submitted.status.success(), "{}", text(&submitted.stderr));
+    let id = text(&submitted.stdout).trim().to_owned();
+
+    let watched = run(&folder, &["watch", &id, "--server", &url]);
+    assert_eq!(watched.status.code(), Some(0), "{}", text(&watched.stderr));
+    let lines = text(&watched.stdout);
+    assert!(lines.contains("step 4/4") && lines.trim_end().ends_with("succeeded"), "{lines}");
+
+    let shown = run(&folder, &["show", &id, "--server", &url, "--output", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert_eq!((&shown["state"], &shown["simulated"]), (&"succeeded".into(), &true.into()));
+    assert!(shown["output"].as_str().is_some_and(|text| text.contains("report.md")));
+
+    let listed = text(&run(&folder, &["ps", "--server", &url]).stdout);
+    assert!(listed.contains(&id) && listed.contains("4/4"), "{listed}");
+    let refused = run(&folder, &["cancel", &id, "--server", &url]);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    let nobody = "00000000-0000-7000-8000-000000000000";
+    let missing = run(&folder, &["resume", nobody, "--server", &url]);
+    assert_eq!(missing.status.code(), Some(3), "{}", text(&missing.stderr));
+}
+
+#[test]
+fn a_second_program_on_the_same_store_is_told_who_has_it() {
+    let (_temporary, folder) = example("report");
+    let _server = serve(&folder);
+    let refused = run(&folder, &["run", "report"]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("in use") && said.contains("pid"), "{said}");
+}
+
+#[test]
+fn bad_requests_get_a_problem_that_says_what_is_wrong() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let json = "application/json";
+    let large = format!("{{\"agent\":\"report\",\"input\":\"{}\"}}", "x".repeat(9 * 1024 * 1024));
+    let larger = "x".repeat(18 * 1024 * 1024);
+    let cases = [
+        (post(at, "/api/v1/runs", json, "{"), 400, "invalid_input"),
+        (post(at, "/api/v1/runs", json, r#"{"agent":"report"}"#), 400, "input"),
+        (post(at, "/api/v1/runs", json, r#"{"agent":"report","input":"","x":1}"#), 400, "`x`"),
+        (post(at, "/api/v1/runs", "text/plain", "{}"), 415, "wrong_content_type"),
+        (post(at, "/api/v1/runs", json, r#"{"agent":"none","input":""}"#), 404, "unknown_agent"),
+        (post(at, "/api/v1/runs", json, &large), 400, "the limit is"),
+        (post(at, "/api/v1/runs", json, &larger), 413, "body_too_large"),
+        (post(at, "/api/v1/nothing", json, "{}"), 404, "unknown_route"),
+        (post(at, "/api/v1/agents", json, "{}"), 405, "wrong_method"),
+        (post(at, "/api/v1/runs/7/cancel", json, "{}"), 400, "UUID"),
+    ];
+    for ((status, body), expected, words) in cases {
+        assert_eq!(status, expected, "{body}");
+        assert!(body.contains(words), "`{words}` is missing in: {body}");
+        assert!(body.contains("\"detail\"") && body.contains("\"code\""), "{body}");
+    }
+    let (status, _) = request(at, "GET /api/v1/runs HTTP/1.1\r\nhost: evil.example", b"");
+    assert_eq!(status, 403, "another name for this address is refused");
+    let head = format!(
+        "POST /api/v1/runs HTTP/1.1\r\nhost: {at}\r\norigin: http://evil.example\r\ncontent-type: {json}"
+    );
+    let (status, _) = request(at, &head, br#"{"agent":"report","input":""}"#);
+    assert_eq!(status, 403, "a page of another site is refused");
+    let (status, _) = request(at, &format!("GET /readyz HTTP/1.1\r\nhost: {at}"), b"");
+    assert_eq!(status, 200);
+}

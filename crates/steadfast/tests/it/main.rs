@@ -1,0 +1,14 @@
+//! The real program, started, talked to and killed as a user would.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "these tests start and kill real programs, and end where something is not as said"
+)]
+
+mod api;
+mod cli;
+mod crash;
+mod program;
+mod report;

@@ -1,0 +1,115 @@
+//! Starting the program, and looking at what it left behind.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The program with a clean environment: no keys, so that models are simulated.
+pub(crate) fn steadfast(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    command.current_dir(folder).stdin(Stdio::null());
+    for variable in [
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_BASE_URL",
+        "STEADFAST_CONFIG",
+        "STEADFAST_SERVER",
+    ] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
+    steadfast(folder).args(arguments).output().expect("the program starts")
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A program that is ended with the test, whatever happens.
+pub(crate) struct Running {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        Self { child, lines }
+    }
+
+    /// The next line on standard error; `None` at the end.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        self.lines.next().and_then(Result::ok)
+    }
+
+    /// Reads lines until one holds the text.
+    pub(crate) fn wait_for(&mut self, wanted: &str) -> String {
+        let mut seen = Vec::new();
+        while let Some(line) = self.line() {
+            if line.contains(wanted) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("`{wanted}` was not said; said was:\n{}", seen.join("\n"));
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("still there to be killed");
+        self.child.wait().expect("reaped");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// Lays an example out in a temporary folder.
+pub(crate) fn example(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let folder = temporary.path().join(name);
+    let done = run(temporary.path(), &["init", name]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    (temporary, folder)
+}
+
+/// An event as it stands in the store.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) seq: u64,
+    pub(crate) kind: String,
+    pub(crate) body: serde_json::Value,
+}
+
+/// The events of the only run in a store that no program has open.
+pub(crate) fn events(folder: &Path) -> Vec<Row> {
+    let path = folder.join("steadfast.db");
+    let store = rusqlite::Connection::open(&path).expect("opens");
+    let check: String =
+        store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checks");
+    assert_eq!(check, "ok");
+    let mut statement = store
+        .prepare("SELECT seq, kind, body FROM event ORDER BY seq")
+        .expect("the table is there");
+    let rows = statement.query_map([], |row| {
+        let body: Vec<u8> = row.get(2)?;
+        let body = serde_json::from_slice(&body).expect("an event is JSON");
+        Ok(Row { seq: row.get(0)?, kind: row.get(1)?, body })
+    });
+    rows.expect("reads").map(|row| row.expect("a row")).collect()
+}
