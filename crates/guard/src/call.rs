@@ -12,7 +12,7 @@ use crate::admission::Admission;
 use crate::breaker::Breaker;
 use crate::explain::{explain, millis};
 use crate::gather::{Pace, read_stream};
-use crate::run::{End, Run, Start};
+use crate::run::{End, Run};
 use crate::stats::Stats;
 use crate::{CallError, Classify, GuardSnapshot, Policy, PolicyError};
 
@@ -194,11 +194,12 @@ impl Guard {
     {
         let mut run = Run::new(&self.shared, &context);
         loop {
-            let Start { permit, attempt, started, limit } = run.admit().await?;
+            let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
+            let attempt = run.start();
             let end = match timeout_at(attempt.deadline, operation(attempt)).await {
-                Ok(Ok(value)) => return Ok(run.succeed(permit, started, value)),
+                Ok(Ok(value)) => return Ok(run.succeed(permit, value)),
                 Ok(Err(error)) => End::Error(error),
-                Err(_) => End::TimedOut(limit.0, limit.1),
+                Err(_) => End::from(run.limit()),
             };
             run.fail(permit, end).await?;
         }
@@ -206,7 +207,9 @@ impl Guard {
 
     /// Calls a dependency that answers piece by piece, and gathers the pieces.
     ///
-    /// `open` starts an attempt; `take` is given each piece and returns `Some` with the last one. The limits to the first piece and between pieces hold inside each attempt.
+    /// `open` starts an attempt; `take` is given each piece and returns `Some` with the last one. The
+    /// limits to the first piece and between pieces hold inside each attempt.
+    ///
     /// Nothing has been handed out before the end, so a stream that stalls or breaks half way is an
     /// attempt that failed, and is repeated like any other; `open` is where what `take` gathered from the
     /// attempt before is thrown away.
@@ -260,10 +263,11 @@ impl Guard {
     {
         let mut run = Run::new(&self.shared, &context);
         loop {
-            let Start { permit, attempt, started, limit } = run.admit().await?;
-            let pace = Pace::new(&run.policy, started, attempt.deadline, limit);
+            let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
+            let attempt = run.start();
+            let pace = Pace::new(&run.policy, run.now, attempt.deadline, run.limit());
             let end = match read_stream(open(attempt), &mut take, pace).await {
-                Ok(value) => return Ok(run.succeed(permit, started, value)),
+                Ok(value) => return Ok(run.succeed(permit, value)),
                 Err(end) => end,
             };
             run.fail(permit, end).await?;

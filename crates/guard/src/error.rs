@@ -25,9 +25,9 @@ pub enum ErrorClass {
     Server,
     /// The answer could not be understood: cut, garbled, not what the protocol says.
     Malformed,
-    /// The credentials are missing or wrong.
+    /// The credentials are missing or wrong (401). Neutral to the breaker: see [`Verdict::Neutral`].
     Authentication,
-    /// The credentials are right and the operation is not allowed.
+    /// The credentials are right and the operation is not allowed (403). Neutral to the breaker.
     Permission,
     /// The request is wrong; the same request will be wrong again.
     InvalidRequest,
@@ -120,15 +120,18 @@ pub trait Classify {
     }
 }
 
-/// What the end of one attempt says about the dependency's health. Only [`Verdict::Failure`] moves a
-/// breaker.
+/// What the end of one attempt says about the dependency's health. Only [`Verdict::Failure`] and
+/// [`Verdict::Unknown`] speak against it and can open a breaker; only [`Verdict::Success`] speaks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It answered.
     Success,
     /// It failed in a way that speaks against it.
     Failure,
-    /// The caller's fault, a local refusal or a cancellation: counts nowhere.
+    /// The caller's fault, a local refusal or a cancellation: leaves the count of failures in a row as it
+    /// is, and gives a probe's slot to another probe. Wrong credentials (401, 403) are here: who answers
+    /// "not you" is up, and a breaker that opens on one caller's bad key would lock out everybody else's
+    /// good ones.
     Neutral,
     /// It asked us to slow down: sets the cooldown, does not move the breaker.
     Throttled {
@@ -193,16 +196,23 @@ pub enum Rejection {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError<E> {
-    /// Refused on this side, and no attempt of this call has reached the dependency. A call that has
-    /// reached it ends with what it met there instead.
-    #[error("`{dependency}` was not called: {reason}")]
+    /// Refused on this side: the dependency was not called, or, if there were attempts before, not called
+    /// again. A refusal is not retried inside the guard.
+    #[error(
+        "`{dependency}` was not called{again}: {reason}",
+        again = if *attempts > 0 { " again" } else { "" }
+    )]
     Rejected {
         /// The guard's name.
         dependency: std::sync::Arc<str>,
         /// Why.
         reason: Rejection,
-        /// Attempts that had reached the dependency before: 0.
+        /// Attempts that had reached the dependency before. None of them can have carried out an
+        /// [`Effect::Once`](crate::Effect::Once): such a call would not have been tried again.
         attempts: u32,
+        /// The error of the attempt before, if there was one and it ended with an error.
+        #[source]
+        source: Option<E>,
     },
     /// A time limit passed. The outcome of an [`Effect::Once`](crate::Effect::Once) is then unknown: see
     /// [`CallError::class`].

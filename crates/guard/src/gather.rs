@@ -54,8 +54,8 @@ impl Pace {
 }
 
 impl<E> From<Limit> for End<E> {
-    fn from(limit: Limit) -> Self {
-        Self::TimedOut(limit.layer, limit.length)
+    fn from(Limit { layer, length, .. }: Limit) -> Self {
+        Self::from((layer, length))
     }
 }
 

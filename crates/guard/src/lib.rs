@@ -30,3 +30,8 @@ pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLay
 pub use explain::GuardSnapshot;
 pub use policy::{BreakerPolicy, Policy, PolicyError, RetryPolicy};
 pub use stats::Counters;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -15,16 +15,18 @@ pub struct Policy {
     /// Longest wait for a permit. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub queue_timeout: Duration,
-    /// Limit of one attempt. Default 60 s (SCOPE R3, model calls).
+    /// Limit of one attempt. May be longer than `total_timeout`, which then cuts the attempt: whatever is
+    /// left of the call's time is the limit. Default 60 s (SCOPE R3, model calls).
     #[serde(with = "humantime_serde")]
     pub attempt_timeout: Duration,
     /// Limit of the whole call, attempts and waits together. Default 120 s (SCOPE R3, turn).
     #[serde(with = "humantime_serde")]
     pub total_timeout: Duration,
-    /// Limit to the first item of a stream. Default 60 s.
+    /// Limit from the start of an attempt to the first item of its stream, within `attempt_timeout`.
+    /// Default 60 s.
     #[serde(with = "humantime_serde")]
     pub first_item_timeout: Duration,
-    /// Limit between two items of a stream. Default 45 s.
+    /// Limit between two items of a stream, within `attempt_timeout`. Default 45 s.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// When and how a failed attempt is repeated.
@@ -57,7 +59,8 @@ pub struct RetryPolicy {
 pub struct BreakerPolicy {
     /// Failures in a row that open the breaker. At least 1. Default 3.
     pub consecutive_failures: u32,
-    /// How long it stays open before a probe. Default 30 s.
+    /// How long it stays open before a probe; 0: a probe goes at once, and half-open still refuses
+    /// everything else. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub open_for: Duration,
     /// Probes admitted at once while half-open. At least 1. Default 1.

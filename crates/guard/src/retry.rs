@@ -1,13 +1,15 @@
 //! What a failed attempt means, and whether there is another one. Pure: the random draw and the time come
-//! in as arguments.
+//! in as arguments, and so does what this side knows of the dependency ([`Outlook`]).
 //!
 //! The backoff is "full jitter": uniform in `[0, min(cap, base * 2^n)]` for the n-th retry, counted from 0
-//! (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A `Retry-After` replaces it.
+//! (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A `Retry-After` replaces it, and
+//! a cooldown that lasts longer, whoever's call set it, is slept out in the same sleep.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::breaker::Breaker;
 use crate::{Effect, ErrorClass, RetryPolicy, Verdict};
 
 /// What happens after a failed attempt.
@@ -29,6 +31,14 @@ pub(crate) struct Ended {
     pub(crate) retry_after: Option<Duration>,
     /// Attempts made so far, this one included.
     pub(crate) attempts: u32,
+}
+
+/// What this side knows of the dependency after a failed attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    /// What is left of the cooldown.
+    pub(crate) quiet: Duration,
+    pub(crate) breaker: Breaker,
 }
 
 /// No instant further away is computed: a `Retry-After` of any size cannot overflow the clock.
@@ -84,10 +94,11 @@ impl Ended {
         }
     }
 
-    /// Decides what happens next. `draw(max)` returns a number in `[0, max]`, uniformly.
+    /// Decides what happens next; never [`Decision::Again`] at the deadline or past it. `draw(max)` returns a number in `[0, max]`, uniformly.
     pub(crate) fn decide(
         &self,
         policy: &RetryPolicy,
+        outlook: &Outlook,
         now: Instant,
         deadline: Instant,
         draw: impl FnOnce(u64) -> u64,
@@ -96,17 +107,25 @@ impl Ended {
             return Decision::Stop;
         }
         if let Some(wait) = self.retry_after.filter(|wait| *wait > policy.max_retry_after) {
-            return Decision::Later(wait);
+            return Decision::Later(wait.max(outlook.quiet));
         }
         if self.attempts > policy.max_retries {
             return Decision::Stop;
+        }
+        if outlook.quiet > policy.max_retry_after {
+            return Decision::Later(outlook.quiet);
         }
         let wait = self.retry_after.unwrap_or_else(|| {
             let longest = longest_backoff(policy, self.attempts.saturating_sub(1));
             Duration::from_nanos(draw(u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX)))
         });
-        let again = now + wait.min(FURTHEST);
-        if again < deadline { Decision::Again(again) } else { Decision::Stop }
+        let again = now + wait.max(outlook.quiet).min(FURTHEST);
+        // nobody sleeps towards a deadline that will have passed, or a breaker that will still be open
+        if again < deadline && !outlook.breaker.stays_open_until_after(again) {
+            Decision::Again(again)
+        } else {
+            Decision::Stop
+        }
     }
 }
 

@@ -20,73 +20,65 @@ pub(crate) enum End<E> {
     Cut,
 }
 
-/// An attempt that may start now.
-pub(crate) struct Start<'g> {
-    pub(crate) permit: Permit<'g>,
-    pub(crate) attempt: Attempt,
-    pub(crate) started: Instant,
-    /// Which limit the attempt's deadline is, and its length.
-    pub(crate) limit: (TimeoutLayer, Duration),
+impl<E> From<(TimeoutLayer, Duration)> for End<E> {
+    fn from((layer, length): (TimeoutLayer, Duration)) -> Self {
+        Self::TimedOut(layer, length)
+    }
 }
 
 pub(crate) struct Run<'g, E> {
     shared: &'g Shared,
     pub(crate) policy: Arc<Policy>,
     effect: Effect,
-    /// The last time that was read; the clock is read again only after something has been waited for.
-    now: Instant,
+    /// The last time that was read, and so the start of the attempt while one is out. The clock is read
+    /// again only after something has been waited for.
+    pub(crate) now: Instant,
+    began: Instant,
     deadline: Instant,
-    total: Duration,
     attempts: u32,
     waited: Duration,
-    /// How the last attempt ended, once there was one.
-    last: Option<CallError<E>>,
+    /// The first attempt's answer from admission, asked for under the same lock that gave the policy.
+    first: Option<Ask<'g>>,
+    /// The error of the last attempt, if one ended with an error.
+    last: Option<E>,
 }
 
 impl<'g, E: Classify> Run<'g, E> {
     pub(crate) fn new(shared: &'g Shared, context: &CallContext) -> Self {
         let now = Instant::now();
-        let policy = shared.admission.policy();
+        // a call that comes too late asks for nothing
+        let late = context.deadline.is_some_and(|deadline| deadline <= now);
+        let (policy, first) = shared.admission.enter(now, !late);
         let longest = now + policy.total_timeout;
         let deadline = context.deadline.map_or(longest, |deadline| deadline.min(longest));
         Self {
             shared,
             effect: context.effect,
             now,
+            began: now,
             deadline,
-            total: deadline.saturating_duration_since(now),
             policy,
             attempts: 0,
             waited: Duration::ZERO,
+            first,
             last: None,
         }
     }
 
-    /// Waits until the next attempt may start.
-    pub(crate) async fn admit(&mut self) -> Result<Start<'g>, CallError<E>> {
-        loop {
-            if self.now >= self.deadline {
-                return Err(self.refused(Rejection::Deadline));
-            }
-            let answer = match self.shared.admission.ask(self.now) {
-                Ask::Granted(permit) => Ok(permit),
-                Ask::Queued(waiting) => self.wait_in_queue(waiting).await,
-                Ask::Refused(rejection) => Err(rejection),
-            };
-            match answer {
-                Ok(permit) if self.now < self.deadline => return Ok(self.start(permit)),
-                Ok(_) => return Err(self.refused(Rejection::Deadline)),
-                // A call that has reached the dependency sleeps a cooldown out, if it may; a fresh one
-                // is told at once, so that no crowd of sleepers gathers outside of the bounded queue.
-                Err(Rejection::Cooldown { retry_after })
-                    if self.last.is_some()
-                        && retry_after <= self.policy.retry.max_retry_after
-                        && self.now + retry_after < self.deadline =>
-                {
-                    self.sleep(self.now + retry_after).await;
-                }
-                Err(rejection) => return Err(self.refused(rejection)),
-            }
+    /// Waits until the next attempt may start. A refusal is final: it is never asked again here, so that
+    /// no crowd gathers outside of the bounded queue.
+    pub(crate) async fn admit(&mut self) -> Result<Permit<'g>, Rejection> {
+        if self.now >= self.deadline {
+            return Err(Rejection::Deadline);
+        }
+        let ask = match self.first.take() {
+            Some(ask) => ask,
+            None => self.shared.admission.ask(self.now),
+        };
+        match ask {
+            Ask::Granted(permit) => Ok(permit),
+            Ask::Queued(waiting) => self.wait_in_queue(waiting).await,
+            Ask::Refused(rejection) => Err(rejection),
         }
     }
 
@@ -98,6 +90,8 @@ impl<'g, E: Classify> Run<'g, E> {
         let waited = self.now - since;
         self.waited += waited;
         match answer {
+            // granted in the moment of the deadline: dropping the permit gives it back
+            Ok(_) if self.now >= self.deadline => Err(Rejection::Deadline),
             Ok(answer) => answer,
             Err(_) if longest < self.deadline => Err(Rejection::QueueTimeout { waited }),
             Err(_) => Err(Rejection::Deadline),
@@ -111,41 +105,30 @@ impl<'g, E: Classify> Run<'g, E> {
         self.waited += self.now - since;
     }
 
-    fn start(&mut self, permit: Permit<'g>) -> Start<'g> {
+    /// The next attempt, which starts now.
+    pub(crate) fn start(&mut self) -> Attempt {
         self.attempts += 1;
         if self.attempts > 1 {
             self.shared.stats.retried();
         }
         let own = self.now + self.policy.attempt_timeout;
-        let (deadline, limit) = if own <= self.deadline {
-            (own, (TimeoutLayer::Attempt, self.policy.attempt_timeout))
+        Attempt { number: self.attempts, deadline: own.min(self.deadline) }
+    }
+
+    /// Which limit the attempt's deadline is, and its length.
+    pub(crate) fn limit(&self) -> (TimeoutLayer, Duration) {
+        if self.now + self.policy.attempt_timeout <= self.deadline {
+            (TimeoutLayer::Attempt, self.policy.attempt_timeout)
         } else {
-            (self.deadline, (TimeoutLayer::Total, self.total))
-        };
-        let attempt = Attempt { number: self.attempts, deadline };
-        Start { permit, attempt, started: self.now, limit }
-    }
-
-    /// The refusal as the call's end: what the call met at the dependency goes first.
-    fn refused(&mut self, reason: Rejection) -> CallError<E> {
-        match self.last.take() {
-            Some(error) => self.ended(error),
-            None => {
-                self.shared.stats.rejected();
-                CallError::Rejected { dependency: self.name(), reason, attempts: self.attempts }
-            }
+            (TimeoutLayer::Total, self.deadline - self.began)
         }
     }
 
-    fn ended(&self, error: CallError<E>) -> CallError<E> {
-        match error {
-            CallError::TimedOut { .. } => self.shared.stats.timed_out(),
-            CallError::Rejected { .. } => self.shared.stats.rejected(),
-            CallError::Failed { .. } | CallError::Cut { .. } | CallError::RetryLater { .. } => {
-                self.shared.stats.failed();
-            }
-        }
-        error
+    /// A refusal as the end of the call.
+    pub(crate) fn refused(&mut self, reason: Rejection) -> CallError<E> {
+        self.shared.stats.rejected();
+        let (attempts, source) = (self.attempts, self.last.take());
+        CallError::Rejected { dependency: self.name(), reason, attempts, source }
     }
 
     fn name(&self) -> Arc<str> {
@@ -153,10 +136,10 @@ impl<'g, E: Classify> Run<'g, E> {
     }
 
     /// Ends the call with an answer.
-    pub(crate) fn succeed<T>(self, permit: Permit<'_>, started: Instant, value: T) -> Answer<T> {
+    pub(crate) fn succeed<T>(&self, permit: Permit<'_>, value: T) -> Answer<T> {
         let now = Instant::now();
         permit.settle(Verdict::Success, now);
-        self.shared.stats.succeeded(now - started);
+        self.shared.stats.succeeded(now - self.now);
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
 
@@ -168,45 +151,44 @@ impl<'g, E: Classify> Run<'g, E> {
         end: End<E>,
     ) -> Result<(), CallError<E>> {
         self.now = Instant::now();
-        match self.settle(permit, end) {
-            (error, Some(again)) => {
-                self.last = Some(error);
-                self.sleep(again).await;
+        let (ended, decision) = self.settle(permit, &end);
+        match decision {
+            Decision::Again(at) => {
+                self.last = match end {
+                    End::Error(error) => Some(error),
+                    End::TimedOut(..) | End::Cut => None,
+                };
+                self.sleep(at).await;
                 Ok(())
             }
-            (error, None) => Err(self.ended(error)),
+            Decision::Later(wait) => Err(self.ended(end, false, Some(wait))),
+            Decision::Stop => Err(self.ended(end, ended.outcome_unknown(), None)),
         }
     }
 
-    /// The error that this end is, and when to try again, if at all.
-    fn settle(&self, permit: Permit<'g>, end: End<E>) -> (CallError<E>, Option<Instant>) {
-        let (class, retry_after) = match &end {
+    /// Gives the permit back with what the attempt's end says, and decides what comes next.
+    fn settle(&self, permit: Permit<'g>, end: &End<E>) -> (Ended, Decision) {
+        let (class, retry_after) = match end {
             End::Error(error) => (error.class(), error.retry_after()),
             End::TimedOut(..) => (ErrorClass::Timeout, None),
             End::Cut => (ErrorClass::Malformed, None),
         };
         let ended = Ended { class, effect: self.effect, retry_after, attempts: self.attempts };
         permit.settle(ended.verdict(self.now), self.now);
-        let retry = &self.policy.retry;
+        // looked at after the settling: this very end may have opened the breaker
+        let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);
-        let again = match ended.decide(retry, self.now, self.deadline, draw) {
-            Decision::Later(wait) => return (self.error(end, false, Some(wait)), None),
-            Decision::Again(at)
-                if !self.shared.admission.is_sure_to_refuse(
-                    at,
-                    self.now + retry.max_retry_after,
-                    self.deadline,
-                ) =>
-            {
-                Some(at)
-            }
-            Decision::Again(_) | Decision::Stop => None,
-        };
-        (self.error(end, ended.outcome_unknown(), None), again)
+        let decision = ended.decide(&self.policy.retry, &outlook, self.now, self.deadline, draw);
+        (ended, decision)
     }
 
-    fn error(&self, end: End<E>, outcome_unknown: bool, later: Option<Duration>) -> CallError<E> {
+    /// The end of the last attempt as the end of the call.
+    fn ended(&self, end: End<E>, outcome_unknown: bool, later: Option<Duration>) -> CallError<E> {
         let (dependency, attempts) = (self.name(), self.attempts);
+        match &end {
+            End::TimedOut(..) => self.shared.stats.timed_out(),
+            End::Error(_) | End::Cut => self.shared.stats.failed(),
+        }
         match (end, later) {
             (End::Error(source), Some(retry_after)) => {
                 CallError::RetryLater { dependency, retry_after, attempts, source }

@@ -13,6 +13,7 @@ pub(crate) struct Stats {
     rejected: AtomicU64,
     retry: AtomicU64,
     latency_sum_micros: AtomicU64,
+    latency_max_micros: AtomicU64,
 }
 
 /// How a guard's calls ended, since it was made.
@@ -27,19 +28,25 @@ pub struct Counters {
     pub timeout: u64,
     /// Calls that ended with another error of the dependency.
     pub error: u64,
-    /// Calls that never reached the dependency.
+    /// Calls that ended with [`CallError::Rejected`](crate::CallError::Rejected).
     pub rejected: u64,
     /// Attempts after the first, of all calls.
     pub retry: u64,
     /// Sum of the durations of the attempts that returned an answer, in microseconds. Divided by
     /// `success` it is the average latency.
     pub latency_sum_micros: u64,
+    /// The longest of these durations, in microseconds.
+    pub latency_max_micros: u64,
 }
 
 impl Stats {
     pub(crate) fn succeeded(&self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency_sum_micros.fetch_add(micros, Ordering::Relaxed);
+        // a new maximum is rare: the look costs less than the exchange
+        if micros > self.latency_max_micros.load(Ordering::Relaxed) {
+            self.latency_max_micros.fetch_max(micros, Ordering::Relaxed);
+        }
         self.success.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -72,6 +79,7 @@ impl Stats {
             rejected,
             retry: self.retry.load(Ordering::Relaxed),
             latency_sum_micros: self.latency_sum_micros.load(Ordering::Relaxed),
+            latency_max_micros: self.latency_max_micros.load(Ordering::Relaxed),
         }
     }
 }

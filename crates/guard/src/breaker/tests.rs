@@ -151,7 +151,10 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let health = prop_oneof![
-1 => Just(Health::Success), 3 => Just(Health::Failure), 1 => Just(Health::Neutral)];
+        1 => Just(Health::Success),
+        3 => Just(Health::Failure),
+        1 => Just(Health::Neutral),
+    ];
     prop_oneof![
         4 => Just(Step::Ask),
         4 => (any::<usize>(), health).prop_map(|(which, health)| Step::End(which, health)),

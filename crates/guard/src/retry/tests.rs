@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::BreakerPolicy;
+use crate::breaker::Health;
 
 use ErrorClass as C;
 
@@ -28,10 +30,15 @@ fn ended(class: ErrorClass, effect: Effect) -> Ended {
     Ended { class, effect, retry_after: None, attempts: 1 }
 }
 
+/// No cooldown, and a closed breaker.
+fn clear() -> Outlook {
+    Outlook { quiet: Duration::ZERO, breaker: Breaker::new() }
+}
+
 fn again(ended: Ended, policy: &RetryPolicy) -> bool {
     let now = Instant::now();
     let deadline = now + Duration::from_secs(3600);
-    matches!(ended.decide(policy, now, deadline, |_| 0), Decision::Again(_))
+    matches!(ended.decide(policy, &clear(), now, deadline, |_| 0), Decision::Again(_))
 }
 
 #[test]
@@ -83,11 +90,48 @@ fn r8_retry_after_is_obeyed_up_to_its_limit_and_handed_on_beyond() {
     let at =
         |wait: Duration| Ended { retry_after: Some(wait), ..ended(C::RateLimited, Effect::Read) };
     let limit = policy.max_retry_after;
-    let decide = |wait| at(wait).decide(&policy, now, deadline, |_| 0);
+    let decide = |wait| at(wait).decide(&policy, &clear(), now, deadline, |_| 0);
     assert_eq!(decide(limit), Decision::Again(now + limit));
     let longer = limit + Duration::from_nanos(1);
     assert_eq!(decide(longer), Decision::Later(longer));
     assert_eq!(decide(Duration::MAX), Decision::Later(Duration::MAX));
+}
+
+#[test]
+fn r8_a_cooldown_is_slept_out_before_a_retry_up_to_the_same_limit_as_a_retry_after() {
+    let (policy, now) = (RetryPolicy::default(), Instant::now());
+    let limit = policy.max_retry_after;
+    let decide = |quiet: Duration, retry_after, attempts| {
+        let ended = Ended { retry_after, attempts, ..ended(C::Server, Effect::Read) };
+        let outlook = Outlook { quiet, ..clear() };
+        ended.decide(&policy, &outlook, now, now + Duration::from_secs(60), |_| 0)
+    };
+    assert_eq!(decide(limit, None, 1), Decision::Again(now + limit));
+    // whichever is longer counts
+    let (short, long) = (Duration::from_secs(5), Duration::from_secs(20));
+    assert_eq!(decide(short, Some(long), 1), Decision::Again(now + long));
+    assert_eq!(decide(long, Some(short), 1), Decision::Again(now + long));
+    assert_eq!(decide(limit * 2, None, 1), Decision::Later(limit * 2));
+    assert_eq!(decide(limit * 3, Some(limit * 2), 1), Decision::Later(limit * 3));
+    // a call that has used up its retries failed of its own accord
+    assert_eq!(decide(limit * 2, None, 4), Decision::Stop);
+}
+
+#[test]
+fn r10_nobody_sleeps_towards_a_breaker_that_will_still_be_open() {
+    let (policy, now) = (RetryPolicy::default(), Instant::now());
+    let open_for = Duration::from_secs(10);
+    let rules = BreakerPolicy { consecutive_failures: 1, open_for, half_open_probes: 1 };
+    let mut breaker = Breaker::new();
+    let ticket = breaker.admit(&rules, now).unwrap();
+    breaker.settle(&rules, ticket, Health::Failure, now);
+    let outlook = Outlook { breaker, ..clear() };
+    let decide = |wait| {
+        let ended = Ended { retry_after: Some(wait), ..ended(C::Unavailable, Effect::Read) };
+        ended.decide(&policy, &outlook, now, now + Duration::from_secs(60), |_| 0)
+    };
+    assert_eq!(decide(open_for - Duration::from_nanos(1)), Decision::Stop);
+    assert_eq!(decide(open_for), Decision::Again(now + open_for));
 }
 
 #[test]
@@ -123,7 +167,7 @@ proptest! {
         let ended = Ended { attempts, ..ended(C::Connection, Effect::Once) };
         let longest = (u128::from(base_ms) << (attempts - 1).min(60)).min(cap.as_millis());
         let mut drawn_from = None;
-        let decision = ended.decide(&policy, now, deadline, |max| {
+        let decision = ended.decide(&policy, &clear(), now, deadline, |max| {
             drawn_from = Some(u128::from(max));
             Duration::from_nanos(max).mul_f64(fraction).as_nanos().try_into().unwrap()
         });

@@ -210,10 +210,31 @@ async fn r2_the_queue_ends_by_its_own_limit_or_by_the_callers_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r8_a_call_that_has_reached_the_dependency_sleeps_out_a_cooldown_that_another_began() {
+async fn r8_a_cooldown_that_another_call_began_is_slept_out_before_a_retry() {
     let guard = guard(retrying());
-    let mut first = Box::pin(guard.call(READ, |attempt| async move {
-        if attempt.number == 1 { Err(limited(5)) } else { Ok(()) }
+    let (reached, server) = (Reached::default(), broken(ErrorClass::Server));
+    let mut first = Box::pin(guard.call(READ, |_| {
+        let (number, server) = (reached.hit(), server.clone());
+        async move {
+            sleep(secs(1)).await;
+            if number == 1 { Err(server) } else { Ok(()) }
+        }
+    }));
+    assert!(futures_util::poll!(first.as_mut()).is_pending());
+    let other = guard.call(READ, |_| async { Err::<(), _>(limited(20)) });
+    let mut other = Box::pin(other);
+    assert!(futures_util::poll!(other.as_mut()).is_pending());
+    drop(other);
+    let answer = first.await.unwrap();
+    assert_eq!((answer.report.attempts, answer.report.waited), (2, secs(19)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r8_a_cooldown_that_begins_while_a_call_sleeps_refuses_its_retry() {
+    let (guard, reached) = (guard(retrying()), Reached::default());
+    let mut first = Box::pin(guard.call(READ, |_| {
+        reached.hit();
+        async { Err::<(), _>(limited(5)) }
     }));
     let other = guard.call(READ, |_| async {
         sleep(secs(2)).await;
@@ -226,20 +247,91 @@ async fn r8_a_call_that_has_reached_the_dependency_sleeps_out_a_cooldown_that_an
     sleep(secs(2)).await;
     assert!(futures_util::poll!(other.as_mut()).is_pending());
     drop(other);
-    let answer = first.await.unwrap();
-    assert_eq!((answer.report.attempts, answer.report.waited), (2, secs(22)));
+    let error = first.await.unwrap_err();
+    let retry_after = secs(17);
+    assert!(
+        matches!(&error, CallError::Rejected { reason, attempts: 1, source: Some(_), .. }
+            if *reason == Rejection::Cooldown { retry_after }),
+        "{error:?}"
+    );
+    assert_eq!((error.retry_after(), reached.count()), (Some(retry_after), 1));
+    assert_eq!(
+        error.to_string(),
+        "`dependency` was not called again: cooling down after a rate limit, for another 17s"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn r2_a_full_queue_met_by_a_retry_does_not_hide_its_last_error() {
+async fn r2_a_refused_retry_is_not_retried_and_names_the_error_before() {
     let guard = guard(Policy { concurrency: 1, queue: 0, ..retrying() });
     let mut call = Box::pin(guard.call(READ, |_| async { Err::<(), _>(limited(5)) }));
     assert!(futures_util::poll!(call.as_mut()).is_pending());
     sleep(secs(5)).await;
     let mut other = Box::pin(guard.call(READ, |_| pending::<Result<(), Broken>>()));
     assert!(futures_util::poll!(other.as_mut()).is_pending());
-    let error = call.await.unwrap_err();
-    assert!(matches!(error, CallError::Failed { attempts: 1, .. }), "{error}");
+    match call.await.unwrap_err() {
+        CallError::Rejected { reason: Rejection::QueueFull { .. }, attempts, source, .. } => {
+            assert_eq!((attempts, source), (1, Some(limited(5))));
+        }
+        error => panic!("not refused: {error}"),
+    }
+    assert_eq!(guard.snapshot().counters.rejected, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r17_latency_is_counted_as_sum_and_as_maximum_of_the_answers() {
+    let guard = guard(retrying());
+    for seconds in [1, 5, 2] {
+        let operation = |_| async move {
+            sleep(secs(seconds)).await;
+            Ok::<_, Broken>(())
+        };
+        guard.call(READ, operation).await.unwrap();
+    }
+    let counters = guard.snapshot().counters;
+    assert_eq!((counters.success, counters.total), (3, 3));
+    assert_eq!((counters.latency_sum_micros, counters.latency_max_micros), (8_000_000, 5_000_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_wrong_credentials_leave_the_breaker_closed_and_give_a_probe_slot_back() {
+    use steadfast_guard::BreakerState;
+    for class in [ErrorClass::Authentication, ErrorClass::Permission] {
+        let guard = guard(single());
+        fail(&guard, 2).await;
+        let ask = || guard.call(READ, |_| async { Err::<(), _>(broken(class)) });
+        ask().await.unwrap_err();
+        assert_eq!(guard.snapshot().consecutive_failures, 2, "{class:?}");
+        fail(&guard, 1).await;
+        sleep(secs(30)).await;
+        ask().await.unwrap_err();
+        assert_eq!(guard.snapshot().breaker, BreakerState::HalfOpen, "{class:?}");
+        guard.call(READ, |_| async { Ok::<_, Broken>(()) }).await.unwrap();
+        assert_eq!(guard.snapshot().breaker, BreakerState::Closed, "{class:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r11_a_write_of_unknown_outcome_counts_against_the_dependency() {
+    let guard = guard(single());
+    for _ in 0..3 {
+        let ended =
+            guard.call(ONCE, |_| async { Err::<(), _>(broken(ErrorClass::OutcomeUnknown)) }).await;
+        assert!(matches!(ended, Err(CallError::Failed { outcome_unknown: true, .. })));
+    }
+    assert_eq!(guard.snapshot().breaker, steadfast_guard::BreakerState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_a_call_that_comes_too_late_does_not_touch_the_breaker() {
+    use steadfast_guard::BreakerState;
+    let guard = guard(single());
+    fail(&guard, 3).await;
+    sleep(secs(30)).await;
+    let late = READ.with_deadline(Instant::now());
+    guard.call(late, |_| async { Ok::<_, Broken>(()) }).await.unwrap_err();
+    assert_eq!((guard.snapshot().breaker, guard.snapshot().in_flight), (BreakerState::HalfOpen, 0));
+    guard.call(READ, |_| async { Ok::<_, Broken>(()) }).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

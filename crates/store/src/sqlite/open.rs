@@ -1,6 +1,6 @@
 //! Opening the file: is it ours, is it whole, is it free, and is the engine fit to write it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +34,7 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, Store
     let lock = lock(path)?;
     check_remains(path)?;
     check_header(path)?;
+    let is_new = create(path)?;
     let (mut writer, found) = connect(path).map_err(|error| at_open(path, &error))?;
     if found.application_id != APPLICATION_ID && !found.is_empty() {
         let problem = "it is the SQLite database of another program; choose another path";
@@ -48,6 +49,9 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, Store
         .map(|_| reader(path))
         .collect::<Result<_, _>>()
         .map_err(|error| at_open(path, &error))?;
+    if is_new {
+        sync_directory(path)?;
+    }
     Ok(Opened { lock, writer, readers, id })
 }
 
@@ -61,10 +65,7 @@ pub(super) fn check_engine(number: i32, name: &str) -> Result<(), StoreError> {
 }
 
 fn check_place(path: &Path) -> Result<(), StoreError> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory(path);
     let problem = match directory.metadata() {
         Ok(found) if !found.is_dir() => "is not a directory: choose another path".to_owned(),
         Ok(_) if path.is_dir() => {
@@ -79,6 +80,51 @@ fn check_place(path: &Path) -> Result<(), StoreError> {
         ),
     };
     Err(unavailable(path, format!("its directory {} {problem}", directory.display())))
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes an empty file that only this user can read, if there is none; whether it did. SQLite gives
+/// the files beside it the same permissions.
+fn create(path: &Path) -> Result<bool, StoreError> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    keep_private(&mut options);
+    match options.open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => {
+            let problem = format!(
+                "it cannot be created ({error}): give this user write permission to its \
+                 directory, or choose another path"
+            );
+            Err(unavailable(path, problem))
+        }
+    }
+}
+
+/// Prompts and answers are nobody else's business.
+#[cfg(unix)]
+fn keep_private(options: &mut OpenOptions) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    options.mode(0o600);
+}
+
+#[cfg(not(unix))]
+fn keep_private(_: &mut OpenOptions) {}
+
+/// A new file outlives a crash of the machine only once its directory has been synced too.
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = directory(path);
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
+        let problem = format!("its directory {} cannot be synced: {error}", directory.display());
+        unavailable(path, problem)
+    })
 }
 
 /// Takes the lock that keeps a second process out, for as long as the file stays open.

@@ -191,6 +191,89 @@ async fn a_truncated_store_is_refused_with_a_reason() {
     assert_eq!(open(&path).unwrap().read(id, 0, 999).await.unwrap().len(), 201);
 }
 
+/// SQLite has no checksums of its own: a flip may stay unseen, be an error, or be another value. It is
+/// never a panic, and never an error without a reason.
+#[tokio::test]
+async fn a_flipped_bit_is_never_a_panic() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let run = new_run();
+    let id = run.id;
+    store.create(run).await.unwrap();
+    for seq in 1..=50 {
+        store.append(append(id, 0, seq)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let (mut refused, mut failed) = (0, 0);
+    // Every byte of the file's head, then one in 499 (a prime, so that every place in a page is met).
+    for at in (0..100).chain((100..whole.len()).step_by(499)) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&path, flipped).unwrap();
+        match open(&path) {
+            Ok(store) => failed += usize::from(!use_everything(&store, id).await),
+            Err(error) => {
+                assert!(error.to_string().contains("steadfast.db"), "byte {at}: {error}");
+                refused += 1;
+            }
+        }
+        for log in ["steadfast.db-wal", "steadfast.db-shm"] {
+            std::fs::remove_file(path.with_file_name(log)).ok();
+        }
+    }
+    assert!(refused > 16, "{refused} flips were found at opening, {failed} later");
+}
+
+/// Calls every read and a write; whether all of them succeeded.
+async fn use_everything(store: &SqliteStore, run: RunId) -> bool {
+    let node = NodeId::generate();
+    [
+        store.read(run, 0, usize::MAX).await.is_ok(),
+        store.checkpoints(run).await.is_ok(),
+        store.head(run).await.is_ok(),
+        store.list(RunFilter::default()).await.is_ok(),
+        store.count_by_state(9).await.is_ok(),
+        store.next_wake().await.is_ok(),
+        store.append(append(run, 0, 51)).await.is_ok(),
+        store.renew(&node, Duration::from_secs(9)).await.is_ok(),
+        store.claim(&node, 9).await.is_ok(),
+        store.close().await.is_ok(),
+    ]
+    .iter()
+    .all(|succeeded| *succeeded)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_else_can_read_a_new_store() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (directory, path) = place();
+    let store = open(&path).unwrap();
+    store.create(new_run()).await.unwrap();
+    for name in ["steadfast.db", "steadfast.db-wal", "steadfast.db-shm"] {
+        let mode = directory.path().join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_file_becomes_a_store() {
+    let (_directory, path) = place();
+    std::fs::write(&path, "").unwrap();
+    let store = open(&path).unwrap();
+    let id = store.id();
+    store.close().await.unwrap();
+    drop(store);
+    let version: i64 = rusqlite::Connection::open(&path)
+        .unwrap()
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, 1);
+    assert_eq!(open(&path).unwrap().id(), id);
+}
+
 #[tokio::test]
 async fn a_log_without_its_database_is_not_dropped() {
     let (_directory, path) = place();
