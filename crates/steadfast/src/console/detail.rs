@@ -87,8 +87,7 @@ pub(super) async fn catch_up(
     timeline: &mut Timeline,
 ) -> Result<(), Problem> {
     loop {
-        let events: Vec<EventView> =
-            state.runtime.events(run, timeline.seq(), READ_PAGE).await?;
+        let events: Vec<EventView> = state.runtime.events(run, timeline.seq(), READ_PAGE).await?;
         let last = events.len() < READ_PAGE;
         for event in events {
             timeline.push(event);

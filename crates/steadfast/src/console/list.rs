@@ -97,7 +97,13 @@ pub(super) async fn fragment(state: &ServerState, query: &ListQuery) -> Result<S
         paged: given(&query.before),
         newest: link(query, query.state.as_deref(), None),
         next: page.next.map(|run| link(query, query.state.as_deref(), Some(&run.to_string()))),
-        agent: state.runtime.catalog().agent_names().into_iter().next().unwrap_or("AGENT".into()),
+        agent: state
+            .runtime
+            .catalog()
+            .agent_names()
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| "AGENT".into()),
     };
     render(&fragment)
 }
@@ -165,8 +171,12 @@ mod tests {
 
     #[test]
     fn a_link_keeps_the_other_filters_and_escapes_them() {
-        let query = ListQuery { agent: Some("a&b c".into()), limit: Some(5), ..ListQuery::default() };
-        assert_eq!(link(&query, Some("failed"), None), "/console?state=failed&agent=a%26b%20c&limit=5");
+        let query =
+            ListQuery { agent: Some("a&b c".into()), limit: Some(5), ..ListQuery::default() };
+        assert_eq!(
+            link(&query, Some("failed"), None),
+            "/console?state=failed&agent=a%26b%20c&limit=5"
+        );
         assert_eq!(link(&ListQuery::default(), None, None), "/console");
     }
 

@@ -61,7 +61,10 @@ mod tests {
 
     #[test]
     fn lengths_are_told_in_the_unit_that_fits() {
-        assert_eq!([999, 1550, 61_000, 3_660_000].map(took), ["999 ms", "1.5 s", "1 min 1 s", "1 h 1 min"]);
+        assert_eq!(
+            [999, 1550, 61_000, 3_660_000].map(took),
+            ["999 ms", "1.5 s", "1 min 1 s", "1 h 1 min"]
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_providers::model::ToolCall;
-use steadfast_runtime::event::{RunEvent, ToolOutcome};
 use steadfast_runtime::EventView;
+use steadfast_runtime::event::{RunEvent, ToolOutcome};
 use steadfast_store::Timestamp;
 
 use super::time::{exact, took};
@@ -94,23 +94,7 @@ impl Timeline {
                 let made = step("claimed", "Taken by a node".to_owned(), hands);
                 self.add(made.fact("node", node).fact("epoch", epoch.to_string()));
             }
-            RunEvent::ModelAnswered {
-                model, simulated, text, tool_calls, finish, usage, attempts, took_ms, ..
-            } => {
-                let badge = if simulated { "simulated" } else { "answered" };
-                let mut made = step("model", format!("Model `{model}`"), badge)
-                    .fact("took", took(took_ms))
-                    .fact("attempts", attempts.to_string())
-                    .fact("tokens in", usage.input_total().to_string())
-                    .fact("tokens out", usage.output.unwrap_or(0).to_string());
-                if let Ok(serde_json::Value::String(finish)) = serde_json::to_value(finish) {
-                    made = made.fact("finish", finish.replace('_', " "));
-                }
-                self.add(if text.is_empty() { made } else { made.text("Message", text, true) });
-                for (index, call) in tool_calls.into_iter().enumerate() {
-                    self.ask(step("tool", String::new(), "pending"), index, call);
-                }
-            }
+            answered @ RunEvent::ModelAnswered { .. } => self.answer(answered, &step),
             RunEvent::ToolStarted { call_id, tool, effect, .. } => {
                 let index = self.call(&call_id, || step("tool", format!("Tool `{tool}`"), ""));
                 let effect = format!("{effect:?}").to_lowercase();
@@ -133,6 +117,40 @@ impl Timeline {
                 let step = step("", String::new(), "");
                 self.add(plain(other, step));
             }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        event: RunEvent,
+        step: &impl Fn(&'static str, String, &'static str) -> Step,
+    ) {
+        let RunEvent::ModelAnswered {
+            model,
+            simulated,
+            text,
+            tool_calls,
+            finish,
+            usage,
+            attempts,
+            took_ms,
+            ..
+        } = event
+        else {
+            return;
+        };
+        let badge = if simulated { "simulated" } else { "answered" };
+        let mut made = step("model", format!("Model `{model}`"), badge)
+            .fact("took", took(took_ms))
+            .fact("attempts", attempts.to_string())
+            .fact("tokens in", usage.input_total().to_string())
+            .fact("tokens out", usage.output.unwrap_or(0).to_string());
+        if let Ok(serde_json::Value::String(finish)) = serde_json::to_value(finish) {
+            made = made.fact("finish", finish.replace('_', " "));
+        }
+        self.add(if text.is_empty() { made } else { made.text("Message", text, true) });
+        for (index, call) in tool_calls.into_iter().enumerate() {
+            self.ask(step("tool", String::new(), "pending"), index, call);
         }
     }
 
@@ -211,7 +229,8 @@ impl Text {
 fn plain(event: RunEvent, step: Step) -> Step {
     match event {
         RunEvent::Progressed { progress } => {
-            let title = format!("{} of {}: {}", progress.step, progress.total, progress.description);
+            let title =
+                format!("{} of {}: {}", progress.step, progress.total, progress.description);
             step.named("progressed", &title, "progress")
         }
         RunEvent::Parked { wake_at, detail, .. } => {

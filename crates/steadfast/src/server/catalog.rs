@@ -34,5 +34,9 @@ pub(super) async fn agents(State(state): State<ServerState>) -> Json<Vec<AgentVi
 
 pub(super) async fn guards(State(state): State<ServerState>) -> Json<Vec<GuardView>> {
     let guards = state.runtime.catalog().guards();
-    Json(guards.map(|guard| GuardView { name: guard.name().to_owned(), explain: guard.explain() }).collect())
+    Json(
+        guards
+            .map(|guard| GuardView { name: guard.name().to_owned(), explain: guard.explain() })
+            .collect(),
+    )
 }

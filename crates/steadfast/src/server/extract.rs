@@ -85,7 +85,9 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         Category::Data => Problem::bad_body(error.to_string()),
-        Category::Syntax | Category::Eof | Category::Io => Problem::malformed_json(error.to_string()),
+        Category::Syntax | Category::Eof | Category::Io => {
+            Problem::malformed_json(error.to_string())
+        }
     })
 }
 

@@ -12,8 +12,6 @@ mod health;
 mod openapi;
 mod problem;
 mod runs;
-#[cfg(test)]
-mod tests;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -30,26 +28,30 @@ pub(crate) use runs::ListQuery;
 
 use crate::console;
 
-/// Room in a request body beside the input itself: the other fields and what JSON escapes (1 MiB).
-const BODY_SLACK_BYTES: usize = 1024 * 1024;
-
-/// Longest request body, in bytes.
-pub(crate) const BODY_BYTES_MAX: usize = INPUT_BYTES_MAX + BODY_SLACK_BYTES;
+/// Longest request body, in bytes (17 MiB): the longest input with every byte escaped once by JSON, and
+/// the other fields.
+pub(crate) const BODY_BYTES_MAX: usize = 2 * INPUT_BYTES_MAX + 1024 * 1024;
 
 /// What every handler needs. Cheap to clone.
 #[derive(Clone)]
-pub struct ServerState {
+pub(crate) struct ServerState {
     /// The runtime that is served.
-    pub runtime: Runtime,
+    pub(crate) runtime: Runtime,
     /// Whether any model is simulated; the console says so on every page.
-    pub simulated: bool,
+    pub(crate) simulated: bool,
     /// The version that pages and the OpenAPI document name.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
+}
+
+impl ServerState {
+    /// The state of a server in front of a runtime; `simulated` if any of its models is scripted.
+    pub(crate) const fn new(runtime: Runtime, simulated: bool) -> Self {
+        Self { runtime, simulated, version: env!("CARGO_PKG_VERSION") }
+    }
 }
 
 /// Everything that is served. The listener is the caller's.
-#[must_use]
-pub fn router(state: ServerState) -> Router {
+pub(crate) fn router(state: ServerState) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
@@ -72,7 +74,6 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/guards", get(catalog::guards)),
-        ("/api/v1/openapi.json", get(openapi::serve)),
         ("/openapi.json", get(openapi::serve)),
         ("/healthz", get(health::alive)),
         ("/readyz", get(health::ready)),
@@ -91,5 +92,8 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
 
 /// Whether a person, not a program, is likely to look at the answer.
 fn is_page(path: &str) -> bool {
-    path == "/" || path == "/console" || path.starts_with("/console/")
+    path == "/"
+        || ["/console", "/errors"].iter().any(|root| {
+            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
 }

@@ -2,9 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use steadfast_runtime::{RunEvent, Status};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{
     ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref,
     RefOr, Required, ResponseBuilder, Schema,
@@ -21,8 +24,8 @@ struct Operation {
     query: &'static [(&'static str, Type, &'static str)],
     /// The schema of the body.
     body: Option<&'static str>,
-    /// Status, media type and schema of the good answers.
-    answers: &'static [(&'static str, &'static str, Option<&'static str>)],
+    /// Status, media type and content of the good answers.
+    answers: &'static [(&'static str, &'static str, Answer)],
     /// The statuses of its problems, beside 403 and 500, which every operation may give.
     problems: &'static [&'static str],
 }
@@ -46,7 +49,7 @@ const OPERATIONS: &[Operation] = &[
             ("limit", Type::Integer, "Rows on the page, 1 to 500; 50 if absent."),
         ],
         body: None,
-        answers: &[("200", JSON, Some("RunList"))],
+        answers: &[("200", JSON, Answer::One("RunList"))],
         problems: &["400"],
     },
     Operation {
@@ -55,7 +58,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Submits a run. The answer is sent once the run is on disk; 200 if its key was known.",
         query: &[],
         body: Some("SubmitRun"),
-        answers: &[("201", JSON, Some("Run")), ("200", JSON, Some("Run"))],
+        answers: &[("201", JSON, Answer::One("Run")), ("200", JSON, Answer::One("Run"))],
         problems: &["400", "404", "413", "415", "503"],
     },
     Operation {
@@ -64,7 +67,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Shows a run with its whole answer or failure and its open calls.",
         query: &[],
         body: None,
-        answers: &[("200", JSON, Some("RunDetail"))],
+        answers: &[("200", JSON, Answer::One("RunDetail"))],
         problems: &["400", "404"],
     },
     Operation {
@@ -73,7 +76,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Events of a run, oldest first; a live stream if `text/event-stream` is accepted.",
         query: &[AFTER, ("limit", Type::Integer, "Events on the page, 1 to 500; 100 if absent.")],
         body: None,
-        answers: &[("200", JSON, Some("EventPage"))],
+        answers: &[("200", JSON, Answer::One("EventPage"))],
         problems: &["400", "404"],
     },
     Operation {
@@ -82,7 +85,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Events of a run as they happen. Resumes after `Last-Event-ID`, ends with the run.",
         query: &[AFTER],
         body: None,
-        answers: &[("200", STREAM, None)],
+        answers: &[("200", STREAM, Answer::Text)],
         problems: &["400", "404"],
     },
     Operation {
@@ -91,7 +94,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Ends a run for good.",
         query: &[],
         body: Some("CancelRun"),
-        answers: &[("200", JSON, Some("Run"))],
+        answers: &[("200", JSON, Answer::One("Run"))],
         problems: &["400", "404", "409", "413", "415"],
     },
     Operation {
@@ -100,29 +103,51 @@ const OPERATIONS: &[Operation] = &[
         summary: "Lets a run go on that had failed, or wakes one that waits.",
         query: &[],
         body: Some("ResumeRun"),
-        answers: &[("200", JSON, Some("Run"))],
+        answers: &[("200", JSON, Answer::One("Run"))],
         problems: &["400", "404", "409", "413", "415"],
     },
-    read("/api/v1/agents", "Lists the configured agents.", JSON),
-    read("/api/v1/guards", "Lists the dependencies and how each is protected now.", JSON),
-    read("/api/v1/openapi.json", "This document.", JSON),
-    read("/openapi.json", "This document.", JSON),
-    read("/healthz", "200 while the process lives.", TEXT),
+    Operation {
+        answers: &[("200", JSON, Answer::List("Agent"))],
+        ..read("/api/v1/agents", "Lists the configured agents.")
+    },
+    Operation {
+        answers: &[("200", JSON, Answer::List("Guard"))],
+        ..read("/api/v1/guards", "Lists the dependencies and how each is protected now.")
+    },
+    Operation {
+        answers: &[("200", JSON, Answer::Object)],
+        ..read("/openapi.json", "This document.")
+    },
+    read("/healthz", "200 while the process lives."),
     Operation {
         problems: &["503"],
-        answers: &[("200", TEXT, None)],
-        ..read("/readyz", "200 while new runs are accepted, 503 while the node drains.", TEXT)
+        ..read("/readyz", "200 while new runs are accepted, 503 while the node drains.")
     },
 ];
 
-/// An operation that takes nothing and always answers.
-const fn read(path: &'static str, summary: &'static str, media: &'static str) -> Operation {
-    let answers: &'static [_] = match media.len() {
-        // A constant cannot be built from the parameter: the two media types there are.
-        10 => &[("200", TEXT, None)],
-        _ => &[("200", JSON, None)],
-    };
-    Operation { method: HttpMethod::Get, path, summary, query: &[], body: None, answers, problems: &[] }
+/// What an answer holds.
+enum Answer {
+    /// An object of a named schema.
+    One(&'static str),
+    /// A list of them.
+    List(&'static str),
+    /// Any object.
+    Object,
+    /// Text.
+    Text,
+}
+
+/// An operation that takes nothing and answers with a line of text.
+const fn read(path: &'static str, summary: &'static str) -> Operation {
+    Operation {
+        method: HttpMethod::Get,
+        path,
+        summary,
+        query: &[],
+        body: None,
+        answers: &[("200", TEXT, Answer::Text)],
+        problems: &[],
+    }
 }
 
 pub(super) async fn serve(State(state): State<ServerState>) -> Json<OpenApi> {
@@ -162,9 +187,10 @@ fn describe(operation: &Operation) -> OperationBuilder {
     }
     for (status, media, schema) in operation.answers {
         let schema: RefOr<Schema> = match schema {
-            Some(name) => Ref::from_schema_name(*name).into(),
-            None if *media == JSON => ObjectBuilder::with_type(Type::Array).into(),
-            None => ObjectBuilder::with_type(Type::String).into(),
+            Answer::One(name) => Ref::from_schema_name(*name).into(),
+            Answer::List(name) => ArrayBuilder::new().items(Ref::from_schema_name(*name)).into(),
+            Answer::Object => typed(Type::Object).into(),
+            Answer::Text => typed(Type::String).into(),
         };
         let answer = ResponseBuilder::new().description("Done.");
         builder = builder.response(*status, answer.content(*media, Content::new(Some(schema))));
@@ -184,14 +210,15 @@ fn parameter(name: &str, kind: Type, meaning: &str, place: ParameterIn) -> Param
         .parameter_in(place)
         .required(required)
         .description(Some(meaning))
-        .schema(Some(ObjectBuilder::with_type(kind)))
+        .schema(Some(typed(kind)))
         .build()
 }
 
-/// An object with its fields: name, type, whether it is always there.
+/// An object with its fields: name, type, whether it is always there. One that is not may be `null`.
 fn object(fields: &[(&str, Type, bool)]) -> ObjectBuilder {
-    fields.iter().fold(ObjectBuilder::with_type(Type::Object), |object, (name, kind, required)| {
-        let object = object.property(*name, ObjectBuilder::with_type(kind.clone()));
+    fields.iter().fold(typed(Type::Object), |object, (name, kind, required)| {
+        let field = if *required { typed(kind.clone()) } else { nullable(kind.clone()) };
+        let object = object.property(*name, field);
         if *required { object.required(*name) } else { object }
     })
 }
@@ -200,10 +227,8 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("id", Type::String, true),
     ("agent", Type::String, true),
     ("tenant", Type::String, true),
-    ("state", Type::String, true),
     ("priority", Type::Integer, true),
     ("input", Type::String, true),
-    ("progress", Type::Object, false),
     ("ending", Type::String, false),
     ("stop", Type::String, false),
     ("iterations", Type::Integer, true),
@@ -217,29 +242,60 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("updated_at", Type::Integer, true),
 ];
 
+fn run() -> ObjectBuilder {
+    let states = Status::ALL.map(Status::as_str);
+    let progress = object(&[
+        ("step", Type::Integer, true),
+        ("total", Type::Integer, true),
+        ("description", Type::String, true),
+    ]);
+    object(RUN_FIELDS)
+        .property("state", typed(Type::String).enum_values(Some(states)))
+        .required("state")
+        .property("progress", or_null(progress))
+}
+
 fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     let list = |name: &str| ArrayBuilder::new().items(Ref::from_schema_name(name));
+    let failure = object(&[
+        ("how", Type::String, true),
+        ("message", Type::String, false),
+        ("by", Type::String, false),
+        ("reason", Type::String, false),
+    ]);
+    let open_call = object(&[("key", Type::String, true)])
+        .property("call", typed(Type::Object))
+        .required("call")
+        .property("state", typed(Type::Object))
+        .required("state");
+    let detail = run()
+        .property("output", nullable(Type::String))
+        .property("failure", failure.property("stop", typed(Type::Object)))
+        .property("open_calls", ArrayBuilder::new().items(open_call))
+        .required("open_calls")
+        .property("wake_at", nullable(Type::Integer))
+        .property("active_ms", typed(Type::Integer))
+        .required("active_ms");
+    let event = object(&[("seq", Type::Integer, true), ("at", Type::Integer, true)])
+        .property("type", typed(Type::String).enum_values(Some(RunEvent::KINDS)))
+        .required("type");
+    let runs = object(&[("next", Type::String, false)]).property("runs", list("Run"));
+    let events = object(&[("next", Type::Integer, false)]).property("events", list("Event"));
+    let agent = object(&[
+        ("name", Type::String, true),
+        ("model", Type::String, true),
+        ("max_iterations", Type::Integer, true),
+    ])
+    .property("tools", ArrayBuilder::new().items(typed(Type::String)))
+    .required("tools");
     vec![
-        ("Run", object(RUN_FIELDS)),
-        (
-            "RunDetail",
-            object(RUN_FIELDS)
-                .property("output", ObjectBuilder::with_type(Type::String))
-                .property("failure", ObjectBuilder::with_type(Type::Object))
-                .property("open_calls", ObjectBuilder::with_type(Type::Array))
-                .property("wake_at", ObjectBuilder::with_type(Type::Integer))
-                .property("active_ms", ObjectBuilder::with_type(Type::Integer)),
-        ),
-        ("RunList", object(&[("next", Type::String, false)]).property("runs", list("Run"))),
-        (
-            "Event",
-            object(&[
-                ("seq", Type::Integer, true),
-                ("at", Type::Integer, true),
-                ("type", Type::String, true),
-            ]),
-        ),
-        ("EventPage", object(&[("next", Type::Integer, false)]).property("events", list("Event"))),
+        ("Run", run()),
+        ("RunDetail", detail),
+        ("RunList", runs.required("runs")),
+        ("Event", event),
+        ("EventPage", events.required("events")),
+        ("Agent", agent),
+        ("Guard", object(&[("name", Type::String, true), ("explain", Type::String, true)])),
         (
             "SubmitRun",
             object(&[
@@ -263,4 +319,16 @@ fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
             ]),
         ),
     ]
+}
+
+fn typed(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(kind)
+}
+
+fn nullable(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
+}
+
+fn or_null(object: ObjectBuilder) -> ObjectBuilder {
+    object.schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
 }

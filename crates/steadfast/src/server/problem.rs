@@ -32,6 +32,7 @@ pub(crate) struct Problem {
     pub(crate) code: &'static str,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 fn status_number<S: serde::Serializer>(
     status: &StatusCode,
     serializer: S,
@@ -50,7 +51,8 @@ impl Problem {
     }
 
     pub(crate) fn wrong_method(method: &Method, path: &str) -> Self {
-        let detail = format!("`{path}` does not take {method}; the `Allow` header says what it takes");
+        let detail =
+            format!("`{path}` does not take {method}; the `Allow` header says what it takes");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "Method not allowed", detail)
     }
 
@@ -59,20 +61,20 @@ impl Problem {
             "`{text}` is no run id: give the UUID that submitting returned, such as \
              `01936f3e-7c3a-7b1e-9d5a-2f6c8a4b0e17`"
         );
-        Self::new(StatusCode::BAD_REQUEST, "invalid_run_id", "Not a run id", detail)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Request not understood", detail)
     }
 
     pub(crate) fn bad_query(detail: String) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_query", "Query not understood", detail)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Request not understood", detail)
     }
 
     pub(crate) fn bad_last_event_id(text: &str) -> Self {
         let detail = format!("`Last-Event-ID` is `{text}`; it must be the number of an event");
-        Self::new(StatusCode::BAD_REQUEST, "invalid_last_event_id", "Not an event number", detail)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Request not understood", detail)
     }
 
     pub(crate) fn malformed_json(detail: String) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed_json", "Body is not JSON", detail)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_body", "Body does not fit", detail)
     }
 
     pub(crate) fn bad_body(detail: String) -> Self {
@@ -94,7 +96,7 @@ impl Problem {
 
     pub(crate) fn unreadable_body() -> Self {
         let detail = "the body ended early or broke off; send it again".to_owned();
-        Self::new(StatusCode::BAD_REQUEST, "unreadable_body", "Body not readable", detail)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_body", "Body does not fit", detail)
     }
 
     pub(crate) fn foreign_host() -> Self {
@@ -109,6 +111,11 @@ impl Problem {
                       pages and from programs"
             .to_owned();
         Self::new(StatusCode::FORBIDDEN, "cross_site", "Cross-site request refused", detail)
+    }
+
+    pub(crate) fn unknown_code(code: &str) -> Self {
+        let detail = format!("there is no error `{code}`; the list is in the documentation");
+        Self::new(StatusCode::NOT_FOUND, "unknown_route", "No such route", detail)
     }
 
     pub(crate) fn page_failed() -> Self {

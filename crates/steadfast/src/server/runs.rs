@@ -71,7 +71,13 @@ impl ListQuery {
             })?),
         };
         let limit = check_limit(self.limit)?;
-        Ok(RunFilter { tenant: given(&self.tenant), agent: given(&self.agent), states, before, limit })
+        Ok(RunFilter {
+            tenant: given(&self.tenant),
+            agent: given(&self.agent),
+            states,
+            before,
+            limit,
+        })
     }
 }
 
