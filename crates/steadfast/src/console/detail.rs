@@ -7,9 +7,9 @@ use serde::Serialize;
 use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
 use steadfast_store::{RunId, Timestamp};
 
+use super::render;
 use super::time::When;
 use super::timeline::{Step, Timeline};
-use super::{PageProblem, render};
 use crate::server::{Problem, RunIdPath, ServerState};
 
 /// Events that are read at once.
@@ -59,7 +59,7 @@ pub(super) struct Fragment {
 pub(super) async fn page(
     State(state): State<ServerState>,
     RunIdPath(run): RunIdPath,
-) -> Result<Html<String>, PageProblem> {
+) -> Result<Html<String>, Problem> {
     let view = state.runtime.run(run).await?;
     let hidden = view.events.saturating_sub(EVENTS_SHOWN);
     let mut timeline = Timeline::after(hidden);
@@ -118,7 +118,7 @@ pub(super) fn step_html(step: &Step) -> Result<String, Problem> {
 pub(super) async fn cancel(
     State(state): State<ServerState>,
     RunIdPath(run): RunIdPath,
-) -> Result<Redirect, PageProblem> {
+) -> Result<Redirect, Problem> {
     state.runtime.cancel(CancelRun { run, by: "console".to_owned(), reason: None }).await?;
     Ok(Redirect::to(&format!("/console/runs/{run}")))
 }
@@ -126,7 +126,7 @@ pub(super) async fn cancel(
 pub(super) async fn resume(
     State(state): State<ServerState>,
     RunIdPath(run): RunIdPath,
-) -> Result<Redirect, PageProblem> {
+) -> Result<Redirect, Problem> {
     state.runtime.resume(ResumeRun { run, by: "console".to_owned() }).await?;
     Ok(Redirect::to(&format!("/console/runs/{run}")))
 }

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::Html;
 
-use super::{PageProblem, render};
+use super::render;
 use crate::server::{Problem, ServerState};
 
 /// A code and its page, as text.
@@ -42,7 +42,7 @@ struct Paragraph {
 pub(super) async fn page(
     State(state): State<ServerState>,
     Path(code): Path<String>,
-) -> Result<Html<String>, PageProblem> {
+) -> Result<Html<String>, Problem> {
     let found = PAGES.into_iter().find(|(known, _)| *known == code);
     let (code, text) = found.ok_or_else(|| Problem::unknown_code(&code))?;
     // The first block is the title, which is the code.

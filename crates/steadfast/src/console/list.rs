@@ -6,8 +6,8 @@ use axum::response::Html;
 use steadfast_runtime::{RunView, Status};
 use steadfast_store::Timestamp;
 
+use super::render;
 use super::time::When;
-use super::{PageProblem, render};
 use crate::server::{ListQuery, Problem, QueryOf, ServerState};
 
 /// Runs counted per state at most: a list over millions of runs stays quick.
@@ -62,7 +62,7 @@ pub(super) async fn page(
     State(state): State<ServerState>,
     QueryOf(query): QueryOf<ListQuery>,
     RawQuery(raw): RawQuery,
-) -> Result<Html<String>, PageProblem> {
+) -> Result<Html<String>, Problem> {
     let content = fragment(&state, &query).await?;
     let raw = raw.unwrap_or_default();
     let live = if raw.is_empty() { "/console/live".into() } else { format!("/console/live?{raw}") };

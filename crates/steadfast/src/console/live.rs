@@ -15,8 +15,8 @@ use steadfast_runtime::{Status, Watch};
 use steadfast_store::RunId;
 
 use super::detail::{self, EVENTS_SHOWN, Fragment};
+use super::list as runs;
 use super::timeline::Timeline;
-use super::{PageProblem, list as runs};
 use crate::server::{ListQuery, Problem, QueryOf, RunIdPath, ServerState, grown, live};
 
 /// Shortest time between two renderings: a burst of events is one update.
@@ -36,7 +36,7 @@ pub(super) struct LiveQuery {
 pub(super) async fn list(
     State(state): State<ServerState>,
     QueryOf(query): QueryOf<ListQuery>,
-) -> Result<Response, PageProblem> {
+) -> Result<Response, Problem> {
     query.filter()?;
     let watch = state.runtime.watch();
     let reader = ListReader { state, query, watch, sent: String::new() };
@@ -72,7 +72,7 @@ pub(super) async fn run(
     State(state): State<ServerState>,
     RunIdPath(run): RunIdPath,
     QueryOf(query): QueryOf<LiveQuery>,
-) -> Result<Response, PageProblem> {
+) -> Result<Response, Problem> {
     let watch = state.runtime.watch();
     let view = state.runtime.run(run).await?;
     // The page's steps are built again, so that a result finds the step of its call. A page that has

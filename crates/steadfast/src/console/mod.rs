@@ -58,21 +58,6 @@ pub(crate) fn problem_page(problem: &Problem) -> Response {
     response
 }
 
-/// A problem that is shown as a page.
-struct PageProblem(Problem);
-
-impl<P: Into<Problem>> From<P> for PageProblem {
-    fn from(problem: P) -> Self {
-        Self(problem.into())
-    }
-}
-
-impl IntoResponse for PageProblem {
-    fn into_response(self) -> Response {
-        problem_page(&self.0)
-    }
-}
-
 /// Renders a template; a failure is logged, and shown as a problem without its details.
 fn render(template: &impl Template) -> Result<String, Problem> {
     template.render().map_err(|error| {

@@ -33,9 +33,11 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     let page = is_page(request.uri().path());
     let mut response = match check(&request) {
         Ok(()) => next.run(request).await,
-        Err(problem) if page => console::problem_page(&problem),
         Err(problem) => problem.into_response(),
     };
+    if page && let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response = console::problem_page(&problem);
+    }
     let headers = response.headers_mut();
     for (name, value) in SECURITY_HEADERS {
         headers.insert(name, HeaderValue::from_static(value));

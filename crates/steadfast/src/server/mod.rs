@@ -17,7 +17,6 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
@@ -80,14 +79,12 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
     ]
 }
 
-async fn unknown_route(uri: Uri) -> Response {
-    let problem = Problem::unknown_route(uri.path());
-    if is_page(uri.path()) { console::problem_page(&problem) } else { problem.into_response() }
+async fn unknown_route(uri: Uri) -> Problem {
+    Problem::unknown_route(uri.path())
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    let problem = Problem::wrong_method(&method, uri.path());
-    if is_page(uri.path()) { console::problem_page(&problem) } else { problem.into_response() }
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::wrong_method(&method, uri.path())
 }
 
 /// Whether a person, not a program, is likely to look at the answer.

@@ -152,7 +152,9 @@ impl From<RuntimeError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status;
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&self)).into_response();
+        // Where a person looks, the gate makes a page of it.
+        response.extensions_mut().insert(self);
         response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds = HeaderValue::from_static(RETRY_AFTER_S);
