@@ -9,6 +9,9 @@
 
 mod api;
 mod cli;
+mod console;
 mod crash;
+mod http;
+mod openapi;
 mod program;
 mod report;
