@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::json;
-use steadfast_guard::{Effect, Policy};
+use steadfast_guard::Effect;
 use steadfast_providers::model::{
     FinishReason, Model, ModelAnswer, ModelError, ModelRequest, ModelStream, TokenCount, ToolCall,
     ToolDefinition, Usage,
@@ -153,14 +153,12 @@ fn catalog(arrivals: &Arc<Arrivals>, runs: usize) -> anyhow::Result<Catalog> {
         dependency: "tool:noop".to_owned(),
     };
     let tool = Noop { arrivals: Arc::clone(arrivals), spec };
-    let policy = Policy { concurrency: runs, ..Policy::default() };
     let mut agent = AgentSpec::new("bench");
     agent.tools = vec!["noop".to_owned()];
     let catalog = Catalog::builder()
         .model("bench", Arc::new(Answering(Arc::clone(arrivals))), false)
         .tool(Arc::new(tool))
-        .policy("model:bench", policy.clone())
-        .policy("tool:noop", policy)
+        .policies(serde_json::from_value(json!({ "default": { "concurrency": runs } }))?)
         .agent("agent", agent)
         .build()?;
     Ok(catalog)

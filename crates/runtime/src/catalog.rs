@@ -13,13 +13,20 @@ use steadfast_providers::tool::Tool;
 use crate::agent::AgentSpec;
 use crate::error::RuntimeError;
 use crate::key_rule::KeyRule;
+use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
 
 /// Agents, models and tools by name. Fixed once built.
 pub struct Catalog {
     agents: BTreeMap<String, Arc<AgentSpec>>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, ToolEntry>,
-    guards: BTreeMap<String, Guard>,
+    guards: BTreeMap<String, Guarded>,
+}
+
+/// A dependency's guard, and the policy that it has if nothing is written.
+struct Guarded {
+    guard: Guard,
+    nature: Policy,
 }
 
 /// A model and its guard.
@@ -46,7 +53,7 @@ pub struct CatalogBuilder {
     agents: BTreeMap<String, AgentSpec>,
     models: Vec<(String, Arc<dyn Model>, bool)>,
     tools: Vec<Arc<dyn Tool>>,
-    policies: BTreeMap<String, Policy>,
+    policies: PolicyRules,
     keys: BTreeMap<String, KeyRule>,
 }
 
@@ -73,10 +80,11 @@ impl CatalogBuilder {
         self
     }
 
-    /// Sets the policy of a dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`.
+    /// Sets how dependencies (`model:NAME`, `tool:NAME`, `mcp:SERVER`) are protected, instead of what
+    /// each has by nature.
     #[must_use]
-    pub fn policy(mut self, dependency: impl Into<String>, policy: Policy) -> Self {
-        self.policies.insert(dependency.into(), policy);
+    pub fn policies(mut self, rules: PolicyRules) -> Self {
+        self.policies = rules;
         self
     }
 
@@ -100,15 +108,13 @@ impl CatalogBuilder {
         };
         for (name, model, stream) in self.models {
             let dependency = format!("model:{name}");
-            let policy = self.policies.get(&dependency).cloned().unwrap_or_default();
-            let guard = catalog.guard(&dependency, policy)?;
+            let guard = catalog.add_guard(&dependency, Policy::default(), &self.policies)?;
             catalog.models.insert(name, ModelEntry { model, guard, stream });
         }
         for tool in self.tools {
             let spec = tool.spec().clone();
-            let policy = self.policies.get(&spec.dependency).cloned();
-            let policy = policy.unwrap_or_else(|| tool_policy(spec.timeout));
-            let guard = catalog.guard(&spec.dependency, policy)?;
+            let nature = tool_policy(spec.timeout);
+            let guard = catalog.add_guard(&spec.dependency, nature, &self.policies)?;
             let name = spec.definition.name;
             let arguments = Arguments::compile(&spec.definition.schema)
                 .map_err(|error| misconfigured(format!("the schema of tool `{name}`: {error}")))?;
@@ -121,6 +127,9 @@ impl CatalogBuilder {
                 return Err(misconfigured(format!("two tools are called `{name}`: rename one")));
             }
         }
+        catalog
+            .check_strangers(&self.policies)
+            .map_err(|error| misconfigured(error.to_string()))?;
         if let Some(unknown) = self.keys.keys().next() {
             let known: Vec<_> = catalog.tools.keys().cloned().collect();
             return Err(misconfigured(format!(
@@ -201,16 +210,64 @@ impl Catalog {
 
     /// Every dependency's guard.
     pub fn guards(&self) -> impl Iterator<Item = &Guard> {
-        self.guards.values()
+        self.guards.values().map(|guarded| &guarded.guard)
     }
 
-    fn guard(&mut self, dependency: &str, policy: Policy) -> Result<Guard, RuntimeError> {
-        if let Some(guard) = self.guards.get(dependency) {
+    /// A dependency's guard.
+    #[must_use]
+    pub fn guard(&self, dependency: &str) -> Option<&Guard> {
+        self.guards.get(dependency).map(|guarded| &guarded.guard)
+    }
+
+    /// Replaces the policies of all guards, or of none. Calls that run, breakers, cooldowns, queues and
+    /// counters stay; what has changed is told.
+    ///
+    /// # Errors
+    /// The first rule that cannot be kept, or that is for a dependency that there is not.
+    pub fn replace_policies(&self, rules: &PolicyRules) -> Result<Vec<PolicyChange>, RuleError> {
+        self.check_strangers(rules)?;
+        let resolved = self.guards.iter().map(|(dependency, guarded)| {
+            rules.resolve(dependency, &guarded.nature).map(|policy| (&guarded.guard, policy))
+        });
+        let resolved = resolved.collect::<Result<Vec<_>, _>>()?;
+        let mut changes = Vec::new();
+        for (guard, policy) in resolved {
+            let change = difference(guard.name(), &guard.policy(), &policy);
+            if let Some(change) = change {
+                guard.replace_policy(policy).map_err(|error| RuleError {
+                    layer: guard.name().to_owned(),
+                    problem: error.to_string(),
+                })?;
+                changes.push(change);
+            }
+        }
+        Ok(changes)
+    }
+
+    fn check_strangers(&self, rules: &PolicyRules) -> Result<(), RuleError> {
+        let Some(stranger) = rules.strangers(|name| self.guards.contains_key(name)).next() else {
+            return Ok(());
+        };
+        let known: Vec<_> = self.guards.keys().cloned().collect();
+        let problem = format!("there is no such dependency; there are: {}", known.join(", "));
+        Err(RuleError { layer: stranger.to_owned(), problem })
+    }
+
+    fn add_guard(
+        &mut self,
+        dependency: &str,
+        nature: Policy,
+        rules: &PolicyRules,
+    ) -> Result<Guard, RuntimeError> {
+        if let Some(guard) = self.guard(dependency) {
             return Ok(guard.clone());
         }
+        let policy =
+            rules.resolve(dependency, &nature).map_err(|error| misconfigured(error.to_string()))?;
         let guard = Guard::new(dependency, policy)
             .map_err(|error| misconfigured(format!("the policy of `{dependency}`: {error}")))?;
-        self.guards.insert(dependency.to_owned(), guard.clone());
+        let guarded = Guarded { guard: guard.clone(), nature };
+        self.guards.insert(dependency.to_owned(), guarded);
         Ok(guard)
     }
 
