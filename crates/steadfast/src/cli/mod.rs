@@ -1,6 +1,7 @@
 //! The command line: data on standard output, talk on standard error, the exit code tells the result.
 
 mod client;
+mod guards;
 mod init;
 mod local;
 mod output;
@@ -23,7 +24,7 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel` and `resume` talk to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume` and `guards` talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -116,6 +117,11 @@ enum Command {
         /// The run.
         run: String,
     },
+    /// Show how each model, tool and MCP server is protected and how it is; force a breaker by hand.
+    Guards {
+        #[command(subcommand)]
+        action: Option<GuardAction>,
+    },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
         /// The script.
@@ -151,6 +157,31 @@ enum Command {
         /// End when the run is over.
         #[arg(long)]
         once: bool,
+    },
+}
+
+/// What is done to a breaker by hand.
+#[derive(Debug, Subcommand)]
+enum GuardAction {
+    /// Refuse every call, until `close` or `auto`.
+    Open {
+        /// The dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`.
+        name: String,
+    },
+    /// Let every call through whatever comes of it, until `open` or `auto`.
+    Close {
+        /// The dependency.
+        name: String,
+    },
+    /// Give the breaker back to its own judgement.
+    Auto {
+        /// The dependency.
+        name: String,
+    },
+    /// Show one dependency with the policy in force.
+    Show {
+        /// The dependency.
+        name: String,
     },
 }
 
@@ -232,6 +263,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Watch { run } => remote::watch(&client()?, &run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, &run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, &run, output).await,
+        Command::Guards { action } => guards::guards(&client()?, action, output).await,
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,
         Command::Init { example, folder } => init::init(example, folder).await,

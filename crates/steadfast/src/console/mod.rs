@@ -7,6 +7,7 @@
 mod assets;
 mod detail;
 mod errors;
+mod guards;
 mod list;
 mod live;
 mod time;
@@ -29,6 +30,9 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/console/console.js", get(assets::script))
         .route("/console/console.css", get(assets::style))
         .route("/errors/{code}", get(errors::page))
+        .route("/console/guards", get(guards::page))
+        .route("/console/guards/live", get(guards::live_rows))
+        .route("/console/guards/{name}/{action}", post(guards::change))
         .route("/console/runs/{id}", get(detail::page))
         .route("/console/runs/{id}/live", get(live::run))
         .route("/console/runs/{id}/cancel", post(detail::cancel))

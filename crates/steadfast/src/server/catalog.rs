@@ -1,4 +1,4 @@
-//! What the runtime can run, and how its dependencies are.
+//! What the runtime can run.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,13 +15,6 @@ pub(super) struct AgentView {
     max_iterations: u32,
 }
 
-/// A dependency's guard as the API shows it.
-#[derive(Serialize)]
-pub(super) struct GuardView {
-    name: String,
-    explain: String,
-}
-
 pub(super) async fn agents(State(state): State<ServerState>) -> Json<Vec<AgentView>> {
     let view = |(name, spec): (&str, &steadfast_runtime::AgentSpec)| AgentView {
         name: name.to_owned(),
@@ -30,13 +23,4 @@ pub(super) async fn agents(State(state): State<ServerState>) -> Json<Vec<AgentVi
         max_iterations: spec.max_iterations,
     };
     Json(state.runtime.catalog().agents().map(view).collect())
-}
-
-pub(super) async fn guards(State(state): State<ServerState>) -> Json<Vec<GuardView>> {
-    let guards = state.runtime.catalog().guards();
-    Json(
-        guards
-            .map(|guard| GuardView { name: guard.name().to_owned(), explain: guard.explain() })
-            .collect(),
-    )
 }

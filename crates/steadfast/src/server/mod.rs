@@ -8,6 +8,7 @@ mod catalog;
 mod events;
 mod extract;
 mod gate;
+mod guards;
 mod health;
 mod openapi;
 mod problem;
@@ -22,6 +23,7 @@ use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
 pub(crate) use events::{grown, live};
 pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use guards::{GuardView, find, operate};
 pub(crate) use problem::Problem;
 pub(crate) use runs::ListQuery;
 
@@ -72,7 +74,9 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
         ("/api/v1/agents", get(catalog::agents)),
-        ("/api/v1/guards", get(catalog::guards)),
+        ("/api/v1/guards", get(guards::list)),
+        ("/api/v1/guards/{name}", get(guards::show)),
+        ("/api/v1/guards/{name}/{action}", post(guards::change)),
         ("/openapi.json", get(openapi::serve)),
         ("/healthz", get(health::alive)),
         ("/readyz", get(health::ready)),

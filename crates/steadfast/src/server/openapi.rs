@@ -111,8 +111,23 @@ const OPERATIONS: &[Operation] = &[
         ..read("/api/v1/agents", "Lists the configured agents.")
     },
     Operation {
-        answers: &[("200", JSON, Answer::List("Guard"))],
-        ..read("/api/v1/guards", "Lists the dependencies and how each is protected now.")
+        answers: &[("200", JSON, Answer::One("GuardList"))],
+        ..read("/api/v1/guards", "Lists the dependencies and how each is now.")
+    },
+    Operation {
+        answers: &[("200", JSON, Answer::One("Guard"))],
+        problems: &["404"],
+        ..read("/api/v1/guards/{name}", "Shows a dependency with the policy in force.")
+    },
+    Operation {
+        method: HttpMethod::Post,
+        answers: &[("200", JSON, Answer::One("Guard"))],
+        problems: &["400", "404"],
+        ..read(
+            "/api/v1/guards/{name}/{action}",
+            "Forces a breaker: `open` refuses every call, `close` lets every call through, `auto` \
+             gives it back to its own judgement.",
+        )
     },
     Operation {
         answers: &[("200", JSON, Answer::Object)],
@@ -173,8 +188,15 @@ pub(super) fn document(version: &str) -> OpenApi {
 
 fn describe(operation: &Operation) -> OperationBuilder {
     let mut builder = OperationBuilder::new().summary(Some(operation.summary));
-    if operation.path.contains("{id}") {
-        builder = builder.parameter(parameter("id", Type::String, "The run.", ParameterIn::Path));
+    for (name, meaning) in [
+        ("id", "The run."),
+        ("name", "The dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
+        ("action", "`open`, `close` or `auto`."),
+    ] {
+        if operation.path.contains(&format!("{{{name}}}")) {
+            let place = ParameterIn::Path;
+            builder = builder.parameter(parameter(name, Type::String, meaning, place));
+        }
     }
     for (name, kind, meaning) in operation.query {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
@@ -288,6 +310,18 @@ fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     ])
     .property("tools", ArrayBuilder::new().items(typed(Type::String)))
     .required("tools");
+    let guard = object(&[
+        ("name", Type::String, true),
+        ("explain", Type::String, true),
+        ("breaker", Type::String, true),
+        ("in_flight", Type::Integer, true),
+        ("concurrency", Type::Integer, true),
+        ("queued", Type::Integer, true),
+        ("queue", Type::Integer, true),
+    ])
+    .property("counters", typed(Type::Object))
+    .required("counters")
+    .property("policy", typed(Type::Object));
     vec![
         ("Run", run()),
         ("RunDetail", detail),
@@ -295,7 +329,8 @@ fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ("Event", event),
         ("EventPage", events.required("events")),
         ("Agent", agent),
-        ("Guard", object(&[("name", Type::String, true), ("explain", Type::String, true)])),
+        ("Guard", guard),
+        ("GuardList", object(&[]).property("guards", list("Guard")).required("guards")),
         (
             "SubmitRun",
             object(&[

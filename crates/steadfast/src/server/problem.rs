@@ -113,6 +113,17 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "cross_site", "Cross-site request refused", detail)
     }
 
+    pub(crate) fn unknown_guard(name: &str, known: &[&str]) -> Self {
+        let detail = format!("there is no guard `{name}`; there are: {}", known.join(", "));
+        Self::new(StatusCode::NOT_FOUND, "unknown_guard", "No such guard", detail)
+    }
+
+    pub(crate) fn unknown_action(action: &str) -> Self {
+        let detail =
+            format!("`{action}` cannot be done to a breaker: use `open`, `close` or `auto`");
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Request not understood", detail)
+    }
+
     pub(crate) fn unknown_code(code: &str) -> Self {
         let detail = format!("there is no error `{code}`; the list is in the documentation");
         Self::new(StatusCode::NOT_FOUND, "unknown_route", "No such route", detail)

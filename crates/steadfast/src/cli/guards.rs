@@ -1,0 +1,100 @@
+//! Guards on the command line.
+
+use steadfast_guard::GuardSnapshot;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::client::{Answer, Client};
+use super::{Exit, GuardAction, Output, output};
+
+/// A guard as the server tells it; what this program does not know of is kept.
+#[derive(Serialize, Deserialize)]
+struct GuardView {
+    #[serde(flatten)]
+    snapshot: GuardSnapshot,
+    explain: String,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GuardList {
+    guards: Vec<GuardView>,
+}
+
+pub(super) async fn guards(
+    client: &Client,
+    action: Option<GuardAction>,
+    format: Output,
+) -> anyhow::Result<Exit> {
+    let (name, action) = match action {
+        None => return list(client, format).await,
+        Some(GuardAction::Show { name }) => return show(client, &name, format).await,
+        Some(GuardAction::Open { name }) => (name, "open"),
+        Some(GuardAction::Close { name }) => (name, "close"),
+        Some(GuardAction::Auto { name }) => (name, "auto"),
+    };
+    let path = format!("/guards/{}/{action}", segment(&name));
+    let guard: GuardView = match client.post(&path, &json!({})).await? {
+        Answer::Ok(guard) => guard,
+        Answer::Refused(exit) => return Ok(exit),
+    };
+    match format {
+        Output::Json => output::json(&guard)?,
+        Output::Text => output::data(&guard.explain),
+    }
+    Ok(Exit::Done)
+}
+
+async fn list(client: &Client, format: Output) -> anyhow::Result<Exit> {
+    let list: GuardList = match client.get("/guards").await? {
+        Answer::Ok(list) => list,
+        Answer::Refused(exit) => return Ok(exit),
+    };
+    match format {
+        Output::Json => output::json(&list)?,
+        Output::Text if list.guards.is_empty() => {
+            output::talk("nothing to guard: no model and no tool is configured");
+        }
+        Output::Text => {
+            for guard in &list.guards {
+                output::data(&guard.explain);
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn show(client: &Client, name: &str, format: Output) -> anyhow::Result<Exit> {
+    let detail: Value = match client.get(&format!("/guards/{}", segment(name))).await? {
+        Answer::Ok(detail) => detail,
+        Answer::Refused(exit) => return Ok(exit),
+    };
+    match format {
+        Output::Json => output::json(&detail)?,
+        Output::Text => output::data(&serde_json::to_string_pretty(&detail)?),
+    }
+    Ok(Exit::Done)
+}
+
+/// A name as one segment of a path.
+fn segment(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    let escaped = name.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_segment_whatever_it_holds() {
+        assert_eq!(segment("model:gpt-5.4_mini"), "model:gpt-5.4_mini");
+        assert_eq!(segment("tool:a/../b?c"), "tool:a%2F..%2Fb%3Fc");
+    }
+}
