@@ -1,17 +1,20 @@
-//! Prints what the guard and the journal cost, next to the raw limits of the same minute.
+//! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal]`; without a name, both.
+//! `cargo run --release -p steadfast-bench [guard | journal | steps]`; without a name, all.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 mod guard;
 mod journal;
+mod steps;
+
+const NAMES: [&str; 3] = ["guard", "journal", "steps"];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let wanted = std::env::args().nth(1);
-    if let Some(unknown) = wanted.as_deref().filter(|name| !["guard", "journal"].contains(name)) {
-        anyhow::bail!("no benchmark `{unknown}`: it is `guard` or `journal`");
+    if let Some(unknown) = wanted.as_deref().filter(|name| !NAMES.contains(name)) {
+        anyhow::bail!("no benchmark `{unknown}`: there are {}", NAMES.join(", "));
     }
     let is_wanted = |name| wanted.as_deref().is_none_or(|wanted| wanted == name);
     if is_wanted("guard") {
@@ -19,6 +22,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_wanted("journal") {
         runtime.block_on(journal::run())?;
+    }
+    if is_wanted("steps") {
+        runtime.block_on(steps::run())?;
     }
     Ok(())
 }
