@@ -36,7 +36,7 @@ fn places(path: &str, module: &str) -> [String; 2] {
 }
 
 /// The files that no `mod` leads to.
-fn dead<'a>(files: &'a [Source]) -> Vec<&'a str> {
+fn dead(files: &[Source]) -> Vec<&str> {
     let mut reached: BTreeSet<&str> = BTreeSet::new();
     let mut open: Vec<&Source> = files.iter().filter(|file| is_beginning(&file.path)).collect();
     while let Some(file) = open.pop() {
