@@ -141,6 +141,11 @@ impl Catalog {
         self.agents.keys().cloned().collect()
     }
 
+    /// The agents with their names, sorted by name.
+    pub fn agents(&self) -> impl Iterator<Item = (&str, &AgentSpec)> {
+        self.agents.iter().map(|(name, spec)| (name.as_str(), spec.as_ref()))
+    }
+
     /// Every dependency's guard.
     pub fn guards(&self) -> impl Iterator<Item = &Guard> {
         self.guards.values()

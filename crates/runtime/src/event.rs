@@ -123,6 +123,21 @@ pub enum RunEvent {
 }
 
 impl RunEvent {
+    /// Every kind, in the order in which they usually come.
+    pub const KINDS: [&str; 11] = [
+        "submitted",
+        "claimed",
+        "model_answered",
+        "tool_started",
+        "tool_finished",
+        "progressed",
+        "parked",
+        "resumed",
+        "cancelled",
+        "succeeded",
+        "failed",
+    ];
+
     /// The event's kind, as it stands in the store.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -223,6 +223,11 @@ impl Runtime {
         !self.shared.drain.is_cancelled()
     }
 
+    /// Waits until the runtime begins to drain. Cancel-safe.
+    pub async fn draining(&self) {
+        self.shared.drain.cancelled().await;
+    }
+
     /// Begins to drain: nothing new is accepted or begun.
     pub fn drain(&self) {
         self.shared.drain.cancel();

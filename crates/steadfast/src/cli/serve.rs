@@ -66,8 +66,10 @@ impl Serving {
     fn banner(&self) -> String {
         let label = if self.node.simulated() { "; some models are SIMULATED" } else { "" };
         format!(
-            "steadfast {} on http://{}\n  API       http://{}/api/v1\n  store     {}{label}",
+            "steadfast {} on http://{}\n  console   http://{}/console\n  API       \
+             http://{}/api/v1\n  store     {}{label}",
             env!("CARGO_PKG_VERSION"),
+            self.address,
             self.address,
             self.address,
             self.node.store()
@@ -154,7 +156,7 @@ pub(super) async fn demo(example: Example, folder: &Path, once: bool) -> anyhow:
     let runtime = serving.node.runtime.clone();
     let submitted = runtime.submit(SubmitRun::new(example.agent(), example.input())).await?;
     let id = submitted.run.id;
-    output::talk(&format!("  run       http://{}/api/v1/runs/{id}\n", serving.address));
+    output::talk(&format!("  run       http://{}/console/runs/{id}\n", serving.address));
     let view = local::follow(&runtime, &submitted.run, Output::Text).await?;
     info!(run = %id, state = view.state, "demo run over");
     output::talk(&format!("\n{}: {}", view.state, view.ending.clone().unwrap_or_default()));

@@ -1,103 +1,165 @@
-//! A run's events: a page of them, or all from a place on until the run is over.
+//! A run's log over HTTP: page by page, or live as server-sent events.
+//!
+//! The stream is pulled by its reader: it subscribes, reads what there is, and waits for a notice only
+//! when it has handed out everything. A reader that is slow therefore holds one page and nobody up.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::Stream;
-use serde::Deserialize;
-use steadfast_runtime::{EventView, Runtime, Status, Watch};
+use futures_util::stream::{self, Stream};
+use serde::{Deserialize, Serialize};
+use steadfast_runtime::{EventView, Runtime, RuntimeError, Status, Watch};
 use steadfast_store::RunId;
 
-use super::ServerState;
-use super::problem::Problem;
-use super::runs::run_id;
+use super::extract::{QueryOf, RunIdPath};
+use super::runs::check_limit;
+use super::{Problem, ServerState};
 
-/// Events read at once, and the largest page.
-const PAGE: usize = 256;
+/// Events on a page when the client does not say.
+const LIMIT_DEFAULT: usize = 100;
 
-/// Comments are sent this often while nothing happens, so that no proxy ends the stream.
+/// Events that a stream holds in memory at most.
+const STREAM_PAGE: usize = 64;
+
+/// How often a quiet stream shows that it lives; below the usual 30 s and 60 s limits of proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// From where on.
-#[derive(Debug, Deserialize)]
+/// Where to begin and how much.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct From {
-    #[serde(default)]
-    after: u64,
+pub(super) struct EventsQuery {
+    after: Option<u64>,
     limit: Option<usize>,
 }
 
-/// With `Accept: text/event-stream` a stream, which goes on from `Last-Event-ID`; otherwise a page.
-pub(super) async fn events(
-    State(state): State<ServerState>,
-    Path(run): Path<String>,
-    from: Result<Query<From>, QueryRejection>,
+/// One page of events.
+#[derive(Serialize)]
+struct EventPage {
+    events: Vec<EventView>,
+    /// Give it as `after` to get what follows; absent when there was nothing more.
+    next: Option<u64>,
+}
+
+/// A page; the stream instead, if the client asks for `text/event-stream`.
+pub(super) async fn page_or_stream(
+    state: State<ServerState>,
+    run: RunIdPath,
+    query: QueryOf<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(From { after, limit }) = from?;
-    let run = run_id(&run)?;
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let streams = text(header::ACCEPT.as_str()).is_some_and(|a| a.contains("text/event-stream"));
-    if !streams {
-        let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
-        let page = state.runtime.events(run, after, limit).await?;
-        return Ok(Json(page).into_response());
+    if wants_stream(&headers) {
+        return stream(state, run, query, headers).await;
     }
-    // Watch first, then read: what is appended in between is read, or announced, or both.
+    let limit = match check_limit(query.0.limit)? {
+        0 => LIMIT_DEFAULT,
+        limit => limit,
+    };
+    let after = query.0.after.unwrap_or(0);
+    let events = state.0.runtime.events(run.0, after, limit).await?;
+    let next = events.last().filter(|_| events.len() == limit).map(|event| event.seq);
+    Ok(Json(EventPage { events, next }).into_response())
+}
+
+/// The log as it grows, until the run is over or the node drains.
+pub(super) async fn stream(
+    State(state): State<ServerState>,
+    RunIdPath(run): RunIdPath,
+    QueryOf(query): QueryOf<EventsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let after = match headers.get("last-event-id") {
+        None => query.after.unwrap_or(0),
+        Some(value) => {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            text.parse().map_err(|_| Problem::bad_last_event_id(&text))?
+        }
+    };
+    // Subscribed before the run is looked up: what happens from here on is seen or told.
     let watch = state.runtime.watch();
     state.runtime.run(run).await?;
-    let last = text("last-event-id").and_then(|id| id.parse().ok()).unwrap_or(after);
-    let tail =
-        Tail { runtime: state.runtime, watch, run, seq: last, ready: Vec::new().into_iter() };
-    let stream = futures_util::stream::unfold(tail, Tail::next);
-    Ok(Sse::new(sse(stream)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let tail = Tail { runtime: state.runtime, run, watch, after, page: VecDeque::new() };
+    Ok(live(tail.into_stream()))
 }
 
-fn sse(events: impl Stream<Item = EventView>) -> impl Stream<Item = Result<Event, Infallible>> {
-    use futures_util::StreamExt as _;
-    events.map(|view| {
-        let event = Event::default().id(view.seq.to_string()).event(view.event.kind());
-        Ok(event.json_data(&view).unwrap_or_else(|_| Event::default().comment("unreadable")))
-    })
+/// Server-sent events that show a sign of life when nothing happens.
+pub(crate) fn live(
+    events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+) -> Response {
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
+    Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
-/// A reader that follows a log. It reads at its client's pace and holds one page at most.
+fn wants_stream(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
+/// A reader that follows a run's log.
 struct Tail {
     runtime: Runtime,
-    watch: Watch,
     run: RunId,
-    seq: u64,
-    ready: std::vec::IntoIter<EventView>,
+    watch: Watch,
+    /// The last event handed out.
+    after: u64,
+    /// Read and not yet handed out.
+    page: VecDeque<EventView>,
 }
 
 impl Tail {
-    /// The next event; `None` when the run is over and everything was read, or the runtime ends.
-    async fn next(mut self) -> Option<(EventView, Self)> {
+    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+        stream::unfold(self, |mut tail| async move {
+            let event = match tail.next().await {
+                Ok(event) => event?,
+                Err(error) => {
+                    // The head of the answer has gone out: all that is left is to end it. A client
+                    // comes back with `Last-Event-ID` and is told then what is wrong.
+                    tracing::warn!(run = %tail.run, code = error.code(), "an event stream broke off");
+                    return None;
+                }
+            };
+            Some((Ok(encode(&event)?), tail))
+        })
+    }
+
+    /// The next event; `None` after the last one of a run that is over, or when the node drains.
+    async fn next(&mut self) -> Result<Option<EventView>, RuntimeError> {
         loop {
-            if let Some(view) = self.ready.next() {
-                self.seq = view.seq;
-                return Some((view, self));
+            if let Some(event) = self.page.pop_front() {
+                self.after = event.seq;
+                return Ok(Some(event));
             }
-            let page = self.runtime.events(self.run, self.seq, PAGE).await.ok()?;
-            if !page.is_empty() {
-                self.ready = page.into_iter();
+            self.page = self.runtime.events(self.run, self.after, STREAM_PAGE).await?.into();
+            if !self.page.is_empty() {
                 continue;
             }
-            let view = self.runtime.run(self.run).await.ok()?;
-            let over = Status::parse(&view.state).is_some_and(Status::is_over);
-            if over && view.events <= self.seq {
-                return None;
+            let head = self.runtime.run(self.run).await?;
+            let over = Status::parse(&head.state).is_some_and(Status::is_over);
+            if over && head.events <= self.after {
+                return Ok(None);
             }
-            let changed = over || self.watch.changed(Some(self.run)).await;
-            if !changed || !self.runtime.ready() {
-                return None;
+            if !grown(&self.runtime, &mut self.watch, Some(self.run)).await {
+                return Ok(None);
             }
         }
     }
+}
+
+/// Waits until a log has grown; `false` when the node drains.
+pub(crate) async fn grown(runtime: &Runtime, watch: &mut Watch, run: Option<RunId>) -> bool {
+    tokio::select! {
+        biased;
+        () = runtime.draining() => false,
+        grown = watch.changed(run) => grown,
+    }
+}
+
+fn encode(event: &EventView) -> Option<Event> {
+    let data = serde_json::to_string(event).ok()?;
+    Some(Event::default().id(event.seq.to_string()).event(event.event.kind()).data(data))
 }

@@ -1,25 +1,25 @@
-//! Runs: submit, list, show, cancel, resume; and what they can use.
-
-use std::str::FromStr;
+//! Runs over HTTP: submit, list, show, cancel, resume.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use steadfast_runtime::{CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, SubmitRun};
-use steadfast_store::{RunFilter, RunId};
+use steadfast_runtime::event::StopReason;
+use steadfast_runtime::{
+    CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, Status, SubmitRun,
+};
+use steadfast_store::{RunFilter, RunId, Timestamp};
 
-use super::ServerState;
-use super::problem::Problem;
+use super::extract::{JsonBody, OptionalJsonBody, QueryOf, RunIdPath};
+use super::{Problem, ServerState};
 
-type Answer<T> = Result<Json<T>, Problem>;
+/// Most rows on a page.
+pub(super) const LIMIT_MAX: usize = 500;
 
 /// The body of a submission.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Order {
+pub(super) struct SubmitBody {
     agent: String,
     input: String,
     tenant: Option<String>,
@@ -28,50 +28,104 @@ pub(super) struct Order {
     key: Option<String>,
 }
 
-/// Which runs a list shows.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Filter {
-    state: Option<String>,
-    agent: Option<String>,
-    tenant: Option<String>,
-    before: Option<String>,
-    #[serde(default)]
-    limit: usize,
-}
-
 /// The body of a cancellation.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Cancellation {
+pub(super) struct CancelBody {
     reason: Option<String>,
 }
 
-/// A run with everything that its list row leaves out.
-#[derive(Debug, Serialize)]
-pub(super) struct Detail {
-    #[serde(flatten)]
-    view: RunView,
-    /// The whole answer.
-    output: Option<String>,
-    /// The whole message, if it failed.
-    failure: Option<String>,
-    open_calls: Vec<OpenCall>,
+/// The body of a resumption: nothing can be said yet.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResumeBody {}
+
+/// Which runs a list shows; the console's list uses the same words.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// One state, or several with commas between.
+    pub(crate) state: Option<String>,
+    pub(crate) agent: Option<String>,
+    pub(crate) tenant: Option<String>,
+    pub(crate) before: Option<String>,
+    pub(crate) limit: Option<usize>,
 }
 
-pub(super) fn run_id(text: &str) -> Result<RunId, Problem> {
-    RunId::from_str(text).map_err(|_| Problem::bad_run_id(text))
+impl ListQuery {
+    /// The store's filter. A form sends fields left blank as empty: they filter nothing.
+    pub(crate) fn filter(&self) -> Result<RunFilter, Problem> {
+        let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
+        let mut states = Vec::new();
+        for word in given(&self.state).iter().flat_map(|states| states.split(',')) {
+            let status = Status::parse(word).ok_or_else(|| {
+                let known = Status::ALL.map(Status::as_str).join(", ");
+                Problem::bad_query(format!("`state` is `{word}`; the states are: {known}"))
+            })?;
+            states.push(status.as_str().to_owned());
+        }
+        let before = match given(&self.before) {
+            None => None,
+            Some(text) => Some(text.parse::<RunId>().map_err(|_| {
+                Problem::bad_query(format!("`before` is `{text}`; give the `next` of a page"))
+            })?),
+        };
+        let limit = check_limit(self.limit)?;
+        Ok(RunFilter {
+            tenant: given(&self.tenant),
+            agent: given(&self.agent),
+            states,
+            before,
+            limit,
+        })
+    }
+}
+
+/// A page's size; 0 leaves it to the store.
+pub(super) fn check_limit(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit {
+        Some(limit) if !(1..=LIMIT_MAX).contains(&limit) => {
+            Err(Problem::bad_query(format!("`limit` is {limit}; it must be 1 to {LIMIT_MAX}")))
+        }
+        limit => Ok(limit.unwrap_or(0)),
+    }
+}
+
+/// A run in full.
+#[derive(Serialize)]
+pub(super) struct RunDetail {
+    #[serde(flatten)]
+    run: RunView,
+    /// The whole answer, if it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+    /// Why it failed or who ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<FailureView>,
+    /// Calls without a result.
+    open_calls: Vec<OpenCall>,
+    /// When it goes on by itself, if it waits for a time.
+    wake_at: Option<Timestamp>,
+    /// Milliseconds in which it was executed.
+    active_ms: i64,
+}
+
+/// Why a run has no answer.
+#[derive(Serialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+enum FailureView {
+    Failed { stop: StopReason, message: String },
+    Cancelled { by: String, reason: Option<String> },
 }
 
 pub(super) async fn submit(
     State(state): State<ServerState>,
-    order: Result<Json<Order>, JsonRejection>,
+    JsonBody(body): JsonBody<SubmitBody>,
 ) -> Result<(StatusCode, Json<RunView>), Problem> {
-    let Json(order) = order?;
-    let mut command = SubmitRun::new(order.agent, order.input);
-    command.priority = order.priority;
-    command.key = order.key;
-    if let Some(tenant) = order.tenant {
+    let mut command = SubmitRun::new(body.agent, body.input);
+    command.priority = body.priority;
+    command.key = body.key;
+    if let Some(tenant) = body.tenant {
         command.tenant = tenant;
     }
     let submitted = state.runtime.submit(command).await?;
@@ -81,64 +135,52 @@ pub(super) async fn submit(
 
 pub(super) async fn list(
     State(state): State<ServerState>,
-    filter: Result<Query<Filter>, QueryRejection>,
-) -> Answer<RunList> {
-    let Query(filter) = filter?;
-    let before = filter.before.as_deref().map(run_id).transpose()?;
-    let filter = RunFilter {
-        tenant: filter.tenant,
-        agent: filter.agent,
-        states: filter.state.into_iter().collect(),
-        before,
-        limit: filter.limit,
-    };
-    Ok(Json(state.runtime.list(filter).await?))
+    QueryOf(query): QueryOf<ListQuery>,
+) -> Result<Json<RunList>, Problem> {
+    Ok(Json(state.runtime.list(query.filter()?).await?))
 }
 
 pub(super) async fn show(
     State(state): State<ServerState>,
-    Path(run): Path<String>,
-) -> Answer<Detail> {
-    let id = run_id(&run)?;
-    let view = state.runtime.run(id).await?;
-    let folded = state.runtime.fold(id).await?;
+    RunIdPath(run): RunIdPath,
+) -> Result<Json<RunDetail>, Problem> {
+    let view = state.runtime.run(run).await?;
+    let folded = state.runtime.fold(run).await?;
     let (output, failure) = match folded.ending {
+        None => (None, None),
         Some(Ending::Succeeded { output }) => (Some(output), None),
-        Some(Ending::Failed { message, .. }) => (None, Some(message)),
-        Some(Ending::Cancelled { .. }) | None => (None, None),
+        Some(Ending::Failed { stop, message }) => {
+            (None, Some(FailureView::Failed { stop, message }))
+        }
+        Some(Ending::Cancelled { by, reason }) => {
+            (None, Some(FailureView::Cancelled { by, reason }))
+        }
     };
-    Ok(Json(Detail { view, output, failure, open_calls: folded.open_calls }))
+    Ok(Json(RunDetail {
+        run: view,
+        output,
+        failure,
+        open_calls: folded.open_calls,
+        wake_at: folded.wake_at,
+        active_ms: folded.active_ms,
+    }))
 }
 
 pub(super) async fn cancel(
     State(state): State<ServerState>,
-    Path(run): Path<String>,
-    body: Result<Json<Cancellation>, JsonRejection>,
-) -> Answer<RunView> {
-    let Json(Cancellation { reason }) = body?;
-    let run = run_id(&run)?;
-    state.runtime.cancel(CancelRun { run, by: "api".to_owned(), reason }).await?;
+    RunIdPath(run): RunIdPath,
+    OptionalJsonBody(body): OptionalJsonBody<CancelBody>,
+) -> Result<Json<RunView>, Problem> {
+    let command = CancelRun { run, by: "api".to_owned(), reason: body.reason };
+    state.runtime.cancel(command).await?;
     Ok(Json(state.runtime.run(run).await?))
 }
 
 pub(super) async fn resume(
     State(state): State<ServerState>,
-    Path(run): Path<String>,
-) -> Answer<RunView> {
-    let run = run_id(&run)?;
+    RunIdPath(run): RunIdPath,
+    OptionalJsonBody(_): OptionalJsonBody<ResumeBody>,
+) -> Result<Json<RunView>, Problem> {
     state.runtime.resume(ResumeRun { run, by: "api".to_owned() }).await?;
     Ok(Json(state.runtime.run(run).await?))
-}
-
-pub(super) async fn agents(State(state): State<ServerState>) -> Json<Value> {
-    let agents = state.runtime.catalog().agent_names();
-    Json(json!({ "agents": agents, "simulated": state.simulated }))
-}
-
-pub(super) async fn guards(State(state): State<ServerState>) -> Json<Value> {
-    let guards = state.runtime.catalog().guards();
-    let guards: Vec<Value> = guards
-        .map(|guard| json!({ "explain": guard.explain(), "state": guard.snapshot() }))
-        .collect();
-    Json(json!({ "guards": guards }))
 }

@@ -1,44 +1,7 @@
 //! A server, talked to by its own command line and by raw HTTP.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::Path;
-
-use crate::program::{Running, example, run, steadfast, text};
-
-struct Server {
-    _program: Running,
-    address: String,
-}
-
-fn serve(folder: &Path) -> Server {
-    let mut command = steadfast(folder);
-    command.args(["serve", "--listen", "127.0.0.1:0"]);
-    let mut program = Running::start(command);
-    let line = program.wait_for(" on http://");
-    let address = line.split("http://").nth(1).expect("the address is said").trim().to_owned();
-    Server { _program: program, address }
-}
-
-/// One request, as bytes on a socket; status and body of the answer.
-fn request(address: &str, head: &str, body: &[u8]) -> (u16, String) {
-    let mut socket = TcpStream::connect(address).expect("connects");
-    let head = format!("{head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-    socket.write_all(head.as_bytes()).expect("written");
-    // A server that refuses a large body may close before it has read it all.
-    drop(socket.write_all(body));
-    let mut answer = Vec::new();
-    drop(socket.read_to_end(&mut answer));
-    let answer = text(&answer);
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    (status.expect("a status line"), body.unwrap_or_default())
-}
-
-fn post(address: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
-    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}");
-    request(address, &head, body.as_bytes())
-}
+use crate::http::{post, request, serve};
+use crate::program::{example, run, text};
 
 #[test]
 fn a_run_is_submitted_watched_shown_and_listed() {
@@ -87,10 +50,10 @@ fn bad_requests_get_a_problem_that_says_what_is_wrong() {
     let large = format!("{{\"agent\":\"report\",\"input\":\"{}\"}}", "x".repeat(9 * 1024 * 1024));
     let larger = "x".repeat(18 * 1024 * 1024);
     let cases = [
-        (post(at, "/api/v1/runs", json, "{"), 400, "invalid_input"),
+        (post(at, "/api/v1/runs", json, "{"), 400, "invalid_body"),
         (post(at, "/api/v1/runs", json, r#"{"agent":"report"}"#), 400, "input"),
         (post(at, "/api/v1/runs", json, r#"{"agent":"report","input":"","x":1}"#), 400, "`x`"),
-        (post(at, "/api/v1/runs", "text/plain", "{}"), 415, "wrong_content_type"),
+        (post(at, "/api/v1/runs", "text/plain", "{}"), 415, "unsupported_media_type"),
         (post(at, "/api/v1/runs", json, r#"{"agent":"none","input":""}"#), 404, "unknown_agent"),
         (post(at, "/api/v1/runs", json, &large), 400, "the limit is"),
         (post(at, "/api/v1/runs", json, &larger), 413, "body_too_large"),

@@ -10,6 +10,9 @@
 mod api;
 mod bad_input;
 mod cli;
+mod console;
 mod crash;
+mod http;
+mod openapi;
 mod program;
 mod report;

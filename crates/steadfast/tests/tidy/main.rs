@@ -6,6 +6,7 @@ mod references;
 mod rooms;
 mod tests_tell;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -231,14 +232,26 @@ fn the_link_check_can_fail() {
 
 #[test]
 fn every_error_code_has_a_page() {
-    let text = fs::read_to_string(root().join("crates/runtime/src/error.rs")).expect("is there");
-    let body = text.split("fn code(").nth(1).expect("codes are in `code`");
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("is there");
+    let runtime = read("crates/runtime/src/error.rs");
+    let body = runtime.split("fn code(").nth(1).expect("codes are in `code`");
     let body = body.split("\n    }\n").next().unwrap_or_default();
-    let codes: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+    let mut codes: BTreeSet<&str> = body.split('"').skip(1).step_by(2).collect();
     assert!(codes.len() >= 9, "{codes:?}");
-    for code in codes {
+    // `Self::new(STATUS, "code", "Title", detail)`
+    let server = read("crates/steadfast/src/server/problem.rs");
+    let made = server.split("Self::new(").skip(1);
+    codes.extend(made.filter_map(|made| made.split(')').next()?.split('"').nth(1)));
+    assert!(codes.len() >= 17, "{codes:?}");
+    let served = read("crates/steadfast/src/console/errors.rs");
+    for code in &codes {
         let page = root().join("docs/errors").join(format!("{code}.md"));
         assert!(page.exists(), "docs/errors/{code}.md is missing: what happened, what to do");
+        assert!(served.contains(&format!("\"{code}\"")), "console/errors.rs does not serve {code}");
+    }
+    for page in fs::read_dir(root().join("docs/errors")).expect("a folder").flatten() {
+        let name = page.file_name().to_string_lossy().trim_end_matches(".md").to_owned();
+        assert!(codes.contains(name.as_str()), "docs/errors/{name}.md explains no code");
     }
 }
 

@@ -1,0 +1,132 @@
+//! One run: where it stands, what happened, and the two things one can do about it.
+
+use askama::Template;
+use axum::extract::State;
+use axum::response::{Html, Redirect};
+use serde::Serialize;
+use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
+use steadfast_store::{RunId, Timestamp};
+
+use super::render;
+use super::time::When;
+use super::timeline::{Step, Timeline};
+use crate::server::{Problem, RunIdPath, ServerState};
+
+/// Events that are read at once.
+const READ_PAGE: usize = 500;
+
+/// Events of a run that its page shows; the API has them all.
+pub(super) const EVENTS_SHOWN: u64 = 2000;
+
+#[derive(Template)]
+#[template(path = "run.html")]
+struct RunPage {
+    simulated: bool,
+    version: &'static str,
+    id: String,
+    live: String,
+    hidden: u64,
+    head: String,
+    steps: Vec<String>,
+}
+
+#[derive(Template)]
+#[template(path = "head.html")]
+struct HeadFragment {
+    run: RunView,
+    id: String,
+    created: When,
+    updated: When,
+    can_cancel: bool,
+    can_resume: bool,
+}
+
+#[derive(Template)]
+#[template(path = "step.html")]
+struct StepFragment<'a> {
+    step: &'a Step,
+    exact: String,
+}
+
+/// A piece of a page: it replaces the element of its id, or is put at the end of the container.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Fragment {
+    pub(super) id: String,
+    pub(super) container: &'static str,
+    pub(super) html: String,
+}
+
+pub(super) async fn page(
+    State(state): State<ServerState>,
+    RunIdPath(run): RunIdPath,
+) -> Result<Html<String>, Problem> {
+    let view = state.runtime.run(run).await?;
+    let hidden = view.events.saturating_sub(EVENTS_SHOWN);
+    let mut timeline = Timeline::after(hidden);
+    catch_up(&state, run, &mut timeline).await?;
+    let mut steps = Vec::new();
+    for step in timeline.steps() {
+        steps.push(step_html(step)?);
+    }
+    let page = RunPage {
+        simulated: state.simulated,
+        version: state.version,
+        id: run.to_string(),
+        live: format!("/console/runs/{run}/live?after={}&from={hidden}", timeline.seq()),
+        hidden,
+        head: head_html(view, state.runtime.store().now())?,
+        steps,
+    };
+    Ok(Html(render(&page)?))
+}
+
+/// Reads on from the timeline's end to the log's end.
+pub(super) async fn catch_up(
+    state: &ServerState,
+    run: RunId,
+    timeline: &mut Timeline,
+) -> Result<(), Problem> {
+    loop {
+        let events: Vec<EventView> = state.runtime.events(run, timeline.seq(), READ_PAGE).await?;
+        let last = events.len() < READ_PAGE;
+        for event in events {
+            timeline.push(event);
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+pub(super) fn head_html(run: RunView, now: Timestamp) -> Result<String, Problem> {
+    let status = Status::parse(&run.state);
+    let fragment = HeadFragment {
+        id: run.id.to_string(),
+        created: When::new(run.created_at, now),
+        updated: When::new(run.updated_at, now),
+        can_cancel: status.is_some_and(|status| !status.is_over()),
+        can_resume: matches!(status, Some(Status::Failed | Status::Waiting)),
+        run,
+    };
+    render(&fragment)
+}
+
+pub(super) fn step_html(step: &Step) -> Result<String, Problem> {
+    render(&StepFragment { step, exact: super::time::exact(step.at) })
+}
+
+pub(super) async fn cancel(
+    State(state): State<ServerState>,
+    RunIdPath(run): RunIdPath,
+) -> Result<Redirect, Problem> {
+    state.runtime.cancel(CancelRun { run, by: "console".to_owned(), reason: None }).await?;
+    Ok(Redirect::to(&format!("/console/runs/{run}")))
+}
+
+pub(super) async fn resume(
+    State(state): State<ServerState>,
+    RunIdPath(run): RunIdPath,
+) -> Result<Redirect, Problem> {
+    state.runtime.resume(ResumeRun { run, by: "console".to_owned() }).await?;
+    Ok(Redirect::to(&format!("/console/runs/{run}")))
+}

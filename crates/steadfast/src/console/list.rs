@@ -1,0 +1,187 @@
+//! The list of runs.
+
+use askama::Template;
+use axum::extract::{RawQuery, State};
+use axum::response::Html;
+use steadfast_runtime::{RunView, Status};
+use steadfast_store::Timestamp;
+
+use super::render;
+use super::time::When;
+use crate::server::{ListQuery, Problem, QueryOf, ServerState};
+
+/// Runs counted per state at most: a list over millions of runs stays quick.
+const COUNT_CAP: u64 = 1000;
+
+#[derive(Template)]
+#[template(path = "list.html")]
+struct ListPage {
+    simulated: bool,
+    version: &'static str,
+    live: String,
+    filter: FilterView,
+    content: String,
+}
+
+/// What changes while one looks: chips and rows.
+#[derive(Template)]
+#[template(path = "runs.html")]
+struct RunsFragment {
+    chips: Vec<Chip>,
+    rows: Vec<Row>,
+    filtered: bool,
+    paged: bool,
+    newest: String,
+    next: Option<String>,
+    agent: String,
+}
+
+struct FilterView {
+    state: String,
+    agent: String,
+    tenant: String,
+    agents: Vec<String>,
+}
+
+struct Chip {
+    label: &'static str,
+    count: Option<String>,
+    href: String,
+    current: bool,
+}
+
+struct Row {
+    run: RunView,
+    id: String,
+    short_id: String,
+    created: When,
+    updated: When,
+}
+
+pub(super) async fn page(
+    State(state): State<ServerState>,
+    QueryOf(query): QueryOf<ListQuery>,
+    RawQuery(raw): RawQuery,
+) -> Result<Html<String>, Problem> {
+    let content = fragment(&state, &query).await?;
+    let raw = raw.unwrap_or_default();
+    let live = if raw.is_empty() { "/console/live".into() } else { format!("/console/live?{raw}") };
+    let filter = FilterView {
+        state: query.state.clone().unwrap_or_default(),
+        agent: query.agent.clone().unwrap_or_default(),
+        tenant: query.tenant.clone().unwrap_or_default(),
+        agents: state.runtime.catalog().agent_names(),
+    };
+    let page =
+        ListPage { simulated: state.simulated, version: state.version, live, filter, content };
+    Ok(Html(render(&page)?))
+}
+
+/// The part that changes, as HTML.
+pub(super) async fn fragment(state: &ServerState, query: &ListQuery) -> Result<String, Problem> {
+    let counts = state.runtime.count_by_state(COUNT_CAP).await?;
+    let page = state.runtime.list(query.filter()?).await?;
+    let now = state.runtime.store().now();
+    let current = query.state.as_deref().unwrap_or_default();
+    let mut chips = vec![chip("all", None, query, current.is_empty(), "")];
+    for status in Status::ALL {
+        let word = status.as_str();
+        let count = counts.iter().find(|(state, _)| state == word).map_or(0, |(_, count)| *count);
+        chips.push(chip(word, Some(capped(count)), query, current == word, word));
+    }
+    let given = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
+    let fragment = RunsFragment {
+        chips,
+        rows: page.runs.into_iter().map(|run| row(run, now)).collect(),
+        filtered: given(&query.state) || given(&query.agent) || given(&query.tenant),
+        paged: given(&query.before),
+        newest: link(query, query.state.as_deref(), None),
+        next: page.next.map(|run| link(query, query.state.as_deref(), Some(&run.to_string()))),
+        agent: state
+            .runtime
+            .catalog()
+            .agent_names()
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| "AGENT".into()),
+    };
+    render(&fragment)
+}
+
+fn capped(count: u64) -> String {
+    if count >= COUNT_CAP { format!("{COUNT_CAP}+") } else { count.to_string() }
+}
+
+fn row(run: RunView, now: Timestamp) -> Row {
+    let id = run.id.to_string();
+    // The end of a UUID of version 7 is the random part: the beginning is alike for a whole day.
+    let short_id = id.rsplit('-').next().unwrap_or(&id).to_owned();
+    let created = When::new(run.created_at, now);
+    let updated = When::new(run.updated_at, now);
+    Row { run, id, short_id, created, updated }
+}
+
+fn chip(
+    label: &'static str,
+    count: Option<String>,
+    query: &ListQuery,
+    current: bool,
+    state: &str,
+) -> Chip {
+    Chip { label, count, href: link(query, Some(state), None), current }
+}
+
+/// The list's address with a state and a cursor, the other filters kept.
+fn link(query: &ListQuery, state: Option<&str>, before: Option<&str>) -> String {
+    let limit = query.limit.map(|limit| limit.to_string());
+    let fields = [
+        ("state", state),
+        ("agent", query.agent.as_deref()),
+        ("tenant", query.tenant.as_deref()),
+        ("limit", limit.as_deref()),
+        ("before", before),
+    ];
+    let mut address = String::from("/console");
+    let mut separator = '?';
+    for (name, value) in fields {
+        let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+        address.push(separator);
+        address.push_str(name);
+        address.push('=');
+        escape(value, &mut address);
+        separator = '&';
+    }
+    address
+}
+
+/// Percent-encodes everything that is not unreserved (RFC 3986, section 2.3).
+fn escape(value: &str, into: &mut String) {
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            into.push(char::from(byte));
+        } else {
+            into.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_keeps_the_other_filters_and_escapes_them() {
+        let query =
+            ListQuery { agent: Some("a&b c".into()), limit: Some(5), ..ListQuery::default() };
+        assert_eq!(
+            link(&query, Some("failed"), None),
+            "/console?state=failed&agent=a%26b%20c&limit=5"
+        );
+        assert_eq!(link(&ListQuery::default(), None, None), "/console");
+    }
+
+    #[test]
+    fn a_count_at_its_cap_says_that_there_are_more() {
+        assert_eq!([0, 999, 1000].map(capped), ["0", "999", "1000+"]);
+    }
+}

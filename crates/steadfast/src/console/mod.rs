@@ -1,0 +1,67 @@
+//! The pages for people: what runs there are, and what happened in one.
+//!
+//! Everything is rendered on the server; one small script replaces fragments as they change, and the
+//! pages work without it. Pages show, and their two buttons call the runtime's commands; nothing is
+//! decided here.
+
+mod assets;
+mod detail;
+mod errors;
+mod list;
+mod live;
+mod time;
+mod timeline;
+
+use askama::Template;
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+
+use crate::server::{Problem, ServerState};
+
+/// The routes for people.
+pub(crate) fn router() -> Router<ServerState> {
+    Router::new()
+        .route("/", get(|| async { Redirect::temporary("/console") }))
+        .route("/console", get(list::page))
+        .route("/console/live", get(live::list))
+        .route("/console/console.js", get(assets::script))
+        .route("/console/console.css", get(assets::style))
+        .route("/errors/{code}", get(errors::page))
+        .route("/console/runs/{id}", get(detail::page))
+        .route("/console/runs/{id}/live", get(live::run))
+        .route("/console/runs/{id}/cancel", post(detail::cancel))
+        .route("/console/runs/{id}/resume", post(detail::resume))
+}
+
+/// A page that says why there is no page.
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage<'a> {
+    problem: &'a Problem,
+    simulated: bool,
+    version: &'static str,
+}
+
+/// A problem as a page.
+pub(crate) fn problem_page(problem: &Problem) -> Response {
+    let page = ProblemPage { problem, simulated: false, version: env!("CARGO_PKG_VERSION") };
+    let mut response = match page.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(_) => problem.detail.clone().into_response(),
+    };
+    *response.status_mut() = problem.status;
+    if problem.status == axum::http::StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    response
+}
+
+/// Renders a template; a failure is logged, and shown as a problem without its details.
+fn render(template: &impl Template) -> Result<String, Problem> {
+    template.render().map_err(|error| {
+        tracing::error!(%error, "a page could not be rendered");
+        Problem::page_failed()
+    })
+}

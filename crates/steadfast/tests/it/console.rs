@@ -1,0 +1,242 @@
+//! The pages for people, as a browser gets them.
+
+use std::path::PathBuf;
+
+use crate::http::{EventStream, get, post, request, serve, submit_form};
+use crate::program::text;
+
+/// An agent whose words are HTML, one that never answers, and one that fails.
+const CONFIG: &str = r#"
+[models.quick]
+provider = "simulated"
+script = "quick.toml"
+[models.stuck]
+provider = "simulated"
+script = "stuck.toml"
+[models.broken]
+provider = "simulated"
+script = "broken.toml"
+[agents.quick]
+model = "quick"
+tools = ["report_progress"]
+[agents.stuck]
+model = "stuck"
+[agents.broken]
+model = "broken"
+"#;
+
+const QUICK: &str = r#"
+name = "quick"
+[[step]]
+name = "begin"
+text = "I begin."
+calls = [{ tool = "report_progress", arguments = { step = 1, total = 2, description = "half done" } }]
+[[step]]
+name = "end"
+text = "<script>alert('answer')</script>"
+"#;
+
+const STUCK: &str = r#"
+name = "stuck"
+[[step]]
+name = "only"
+text = "never said"
+[[fault]]
+every = 1
+kind = "stall_before_first_byte"
+"#;
+
+const BROKEN: &str = r#"
+name = "broken"
+[[step]]
+name = "only"
+text = "at last"
+[[fault]]
+request = 1
+times = 1
+kind = "status"
+code = 400
+"#;
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let folder = temporary.path().to_owned();
+    for (name, content) in [
+        ("steadfast.toml", CONFIG),
+        ("quick.toml", QUICK),
+        ("stuck.toml", STUCK),
+        ("broken.toml", BROKEN),
+    ] {
+        std::fs::write(folder.join(name), content).expect("written");
+    }
+    (temporary, folder)
+}
+
+fn submit(address: &str, agent: &str, input: &str) -> String {
+    let body = serde_json::json!({ "agent": agent, "input": input }).to_string();
+    let (status, body) = post(address, "/api/v1/runs", "application/json", &body);
+    assert_eq!(status, 201, "{body}");
+    let run: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    run["id"].as_str().expect("an id").to_owned()
+}
+
+/// Follows a run's log to the end of the stream; the kinds of its events.
+fn follow(address: &str, run: &str) -> Vec<String> {
+    let path = format!("/api/v1/runs/{run}/events");
+    EventStream::open(address, &path, "accept: text/event-stream\r\n")
+        .map(|sent| sent.event)
+        .collect()
+}
+
+#[test]
+fn an_empty_list_says_how_to_start_and_the_root_leads_to_it() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let root = get(&server.address, "/");
+    assert_eq!(root.status, 307);
+    assert!(root.head.contains("location: /console\r\n"), "{}", root.head);
+    let page = get(&server.address, "/console");
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("No runs yet") && page.body.contains("steadfast submit"));
+    assert!(page.body.contains("SIMULATED"));
+    for header in ["content-security-policy: default-src 'self'", "x-content-type-options: nosniff"]
+    {
+        assert!(page.head.contains(header), "{}", page.head);
+    }
+    for asset in ["/console/console.js", "/console/console.css"] {
+        assert_eq!(get(&server.address, asset).status, 200);
+    }
+}
+
+#[test]
+fn a_run_is_shown_with_its_steps_and_nobodys_words_become_html() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let run = submit(at, "quick", "<img src=x onerror=alert('input')>");
+    assert_eq!(follow(at, &run).last().map(String::as_str), Some("succeeded"));
+    let list = get(at, "/console").body;
+    assert!(list.contains(&format!("/console/runs/{run}")) && list.contains("1/2"), "{list}");
+    let page = get(at, &format!("/console/runs/{run}")).body;
+    for expected in ["I begin.", "half done", "report_progress", "succeeded", "Submitted to"] {
+        assert!(page.contains(expected), "`{expected}` is missing in: {page}");
+    }
+    for page in [list, page] {
+        assert!(!page.contains("<img src=x") && !page.contains("<script>alert"), "{page}");
+        assert!(page.contains("&#60;img") && page.contains("&#60;script&#62;alert"), "{page}");
+    }
+}
+
+#[test]
+fn the_list_is_filtered_and_paged_by_its_address() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let runs: Vec<String> = (0..5).map(|n| submit(at, "quick", &format!("number {n}"))).collect();
+    for run in &runs {
+        follow(at, run);
+    }
+    let stuck = submit(at, "stuck", "wait");
+    let shown = |path: &str| {
+        let page = get(at, path).body;
+        let all = runs.iter().chain([&stuck]);
+        all.filter(|run| page.contains(&format!("id=\"link-{run}\""))).count()
+    };
+    assert_eq!(shown("/console"), 6);
+    assert_eq!(shown("/console?agent=quick&state=&tenant="), 5);
+    assert_eq!(shown("/console?state=succeeded"), 5);
+    assert_eq!(shown("/console?state=failed"), 0);
+    assert!(get(at, "/console?state=failed").body.contains("No run matches"));
+    let first = get(at, "/console?agent=quick&limit=2").body;
+    let older = first.split("id=\"older\"").nth(1).and_then(|rest| rest.split('"').nth(3));
+    let older = older.expect("a link to older runs").replace("&#38;", "&").replace("&amp;", "&");
+    assert!(older.contains("agent=quick") && older.contains("limit=2"), "{older}");
+    assert_eq!(shown(&older), 2);
+    for bad in ["/console?state=sleeping", "/console?limit=0", "/console?colour=red"] {
+        let page = get(at, bad);
+        assert_eq!(page.status, 400, "{bad}");
+        assert!(page.head.contains("text/html") && page.body.contains("invalid_request"));
+    }
+    assert_eq!(get(at, "/console/runs/00000000-0000-7000-8000-000000000000").status, 404);
+    assert_eq!(get(at, "/console/runs/nonsense").status, 400);
+    assert_eq!(get(at, "/console/nothing").status, 404);
+}
+
+#[test]
+fn a_run_is_cancelled_and_resumed_by_its_page_and_by_no_other_site() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let stuck = submit(at, "stuck", "wait");
+    let cancel = format!("/console/runs/{stuck}/cancel");
+    assert!(get(at, &format!("/console/runs/{stuck}")).body.contains(&cancel));
+    for foreign in ["origin: http://evil.example", "sec-fetch-site: same-site", "origin: null"] {
+        let head = format!("POST {cancel} HTTP/1.1\r\nhost: {at}\r\n{foreign}");
+        let (status, page) = request(at, &head, b"");
+        assert_eq!(status, 403, "{foreign}");
+        assert!(page.contains("cross_site"), "{page}");
+    }
+    assert_eq!(submit_form(at, &cancel), 303);
+    assert_eq!(follow(at, &stuck).last().map(String::as_str), Some("cancelled"));
+    assert_eq!(submit_form(at, &cancel), 409, "it is over already");
+
+    let broken = submit(at, "broken", "try");
+    assert_eq!(follow(at, &broken).last().map(String::as_str), Some("failed"));
+    let resume = format!("/console/runs/{broken}/resume");
+    assert!(get(at, &format!("/console/runs/{broken}")).body.contains(&resume));
+    assert_eq!(submit_form(at, &resume), 303);
+    assert_eq!(follow(at, &broken).last().map(String::as_str), Some("succeeded"));
+    assert!(get(at, &format!("/console/runs/{broken}")).body.contains("at last"));
+}
+
+#[test]
+fn the_pages_are_told_what_changes() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let mut list = EventStream::open(at, "/console/live", "");
+    let first = list.next().expect("the list as it is");
+    assert_eq!(first.event, "fragments");
+    assert!(first.data.contains("No runs yet"), "{}", first.data);
+    let run = submit(at, "stuck", "wait");
+    let changed = list.find(|sent| sent.data.contains(&run)).expect("the new run");
+    assert!(changed.data.contains("\\\"runs\\\""), "{}", changed.data);
+
+    let page = get(at, &format!("/console/runs/{run}")).body;
+    let live = page.split("data-live=\"").nth(1).and_then(|rest| rest.split('"').next());
+    let live = live.expect("where it is live").replace("&#38;", "&").replace("&amp;", "&");
+    let mut steps = EventStream::open(at, &live, "");
+    assert_eq!(submit_form(at, &format!("/console/runs/{run}/cancel")), 303);
+    let cancelled = steps.find(|sent| sent.data.contains("Cancelled")).expect("the last step");
+    assert!(cancelled.data.contains("\"container\":\"steps\""), "{}", cancelled.data);
+    assert!(steps.next().is_none(), "the stream of a run that is over ends");
+}
+
+#[test]
+fn the_events_of_a_run_go_on_after_the_last_one_seen() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let run = submit(at, "quick", "go");
+    let whole = follow(at, &run);
+    let path = format!("/api/v1/runs/{run}/events/stream");
+    let rest = EventStream::open(at, &path, "last-event-id: 3\r\n");
+    let rest: Vec<_> = rest.map(|sent| (sent.id, sent.event)).collect();
+    assert_eq!(rest.first().map(|(id, _)| id.as_str()), Some("4"));
+    assert_eq!(rest.len(), whole.len() - 3);
+    let after = EventStream::open(at, &format!("{path}?after=3"), "").count();
+    assert_eq!(after, rest.len());
+}
+
+#[test]
+fn every_problem_leads_to_its_page() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let (_, body) = post(at, "/api/v1/runs", "text/plain", "{}");
+    let problem: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let page = get(at, problem["type"].as_str().expect("a type"));
+    assert_eq!(page.status, 200);
+    assert!(text(page.body.as_bytes()).contains("What to do"), "{}", page.body);
+    assert_eq!(get(at, "/errors/nothing").status, 404);
+}

@@ -1,0 +1,92 @@
+//! The OpenAPI document, held against what the server really answers.
+
+use serde_json::{Value, json};
+
+use crate::http::{get, post, serve};
+use crate::program::example;
+
+/// The schema that the document gives for an answer, with the document's own references.
+fn validator(document: &Value, method: &str, path: &str, status: &str) -> jsonschema::Validator {
+    let answer = &document["paths"][path][method]["responses"][status]["content"];
+    let content = answer.as_object().and_then(|content| content.values().next());
+    let schema = content.map(|content| &content["schema"]);
+    let schema = schema.unwrap_or_else(|| panic!("{method} {path} does not document {status}"));
+    let mut schema = schema.clone();
+    schema["components"] = document["components"].clone();
+    jsonschema::validator_for(&schema).expect("a schema")
+}
+
+fn check(document: &Value, (method, path, status): (&str, &str, u16), body: &str) {
+    let body: Value = serde_json::from_str(body).expect("JSON");
+    let validator = validator(document, method, path, &status.to_string());
+    let errors: Vec<_> = validator.iter_errors(&body).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {body}");
+}
+
+fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(fields) => {
+            found.extend(fields.get("$ref").and_then(Value::as_str));
+            fields.values().for_each(|value| references(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_the_server_answers_is_what_its_document_says() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let document: Value =
+        serde_json::from_str(&get(at, "/openapi.json").body).expect("the document is JSON");
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(!found.is_empty());
+    for reference in found {
+        let pointer = reference.strip_prefix('#').expect("a reference into the document");
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+
+    let kind = "application/json";
+    let (runs, one) = ("/api/v1/runs", "/api/v1/runs/{id}");
+    let order = json!({ "agent": "report", "input": "go", "key": "k" }).to_string();
+    let (status, body) = post(at, runs, kind, &order);
+    check(&document, ("post", runs, status), &body);
+    assert_eq!(status, 201);
+    let id = serde_json::from_str::<Value>(&body).expect("JSON")["id"].clone();
+    let id = id.as_str().expect("an id");
+    let (status, body) = post(at, runs, kind, &order);
+    assert_eq!(status, 200, "the key is known");
+    check(&document, ("post", runs, status), &body);
+    let other = json!({ "agent": "report", "input": "stop", "key": "k" }).to_string();
+    let (status, body) = post(at, runs, kind, &other);
+    check(&document, ("post", runs, status), &body);
+
+    let at_id = |rest: &str| format!("{runs}/{id}{rest}");
+    crate::http::EventStream::open(at, &at_id("/events/stream"), "").for_each(drop);
+    for (path, real) in [
+        (runs, runs.to_owned()),
+        (one, at_id("")),
+        ("/api/v1/runs/{id}/events", at_id("/events")),
+        ("/api/v1/runs/{id}/events", at_id("/events?after=2&limit=3")),
+        ("/api/v1/runs/{id}/events", at_id("/events?limit=0")),
+        (runs, format!("{runs}?state=none")),
+        (one, format!("{runs}/nonsense")),
+        (one, format!("{runs}/00000000-0000-7000-8000-000000000000")),
+        ("/api/v1/agents", "/api/v1/agents".to_owned()),
+        ("/api/v1/guards", "/api/v1/guards".to_owned()),
+        ("/openapi.json", "/openapi.json".to_owned()),
+    ] {
+        let answer = get(at, &real);
+        check(&document, ("get", path, answer.status), &answer.body);
+    }
+    for (command, body) in [("cancel", "{}"), ("resume", "{}"), ("cancel", "{"), ("resume", "[]")] {
+        let path = format!("{runs}/{{id}}/{command}");
+        let (status, body) = post(at, &at_id(&format!("/{command}")), kind, body);
+        check(&document, ("post", &path, status), &body);
+        assert!(status >= 400, "it is over");
+    }
+}
