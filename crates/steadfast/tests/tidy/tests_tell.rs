@@ -70,14 +70,13 @@ fn fails_by_itself(body: &str) -> bool {
     marks.iter().any(|mark| body.contains(mark))
 }
 
-/// The tests of a file that cannot fail: nothing in them asserts, and nothing of the file that they
-/// call does.
-fn toothless(text: &str) -> Vec<&str> {
-    let functions = functions(text);
-    let mut teeth: BTreeSet<&str> = BTreeSet::new();
+/// The functions of a file that can end a test: by themselves, or through one that can. `imported` are
+/// those of other files.
+fn biting<'a>(functions: &[Function<'a>], imported: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    let mut teeth = imported.clone();
     loop {
         let before = teeth.len();
-        for function in &functions {
+        for function in functions {
             let bites = fails_by_itself(&function.body)
                 || called(&function.body).any(|name| teeth.contains(name));
             if bites {
@@ -85,20 +84,45 @@ fn toothless(text: &str) -> Vec<&str> {
             }
         }
         if teeth.len() == before {
-            break;
+            return teeth;
         }
     }
+}
+
+/// The tests of a file that cannot fail: nothing in them asserts, and nothing that they call does,
+/// whether it is of the file or imported into it from `neighbours`.
+fn toothless<'a>(text: &'a str, neighbours: &[&'a str]) -> Vec<&'a str> {
+    let imports = text.split("\nuse crate::").skip(1);
+    let imports: Vec<&str> = imports.filter_map(|rest| rest.split(';').next()).collect();
+    let is_imported = |name: &&str| {
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        imports.iter().any(|import| import.split(|c| !word(c)).any(|part| part == *name))
+    };
+    let of_neighbours =
+        neighbours.iter().flat_map(|text| biting(&functions(text), &BTreeSet::new()));
+    let imported = of_neighbours.filter(is_imported).collect();
+    let functions = functions(text);
+    let teeth = biting(&functions, &imported);
     let tests = functions.iter().filter(|function| function.is_test);
     tests.map(|test| test.name).filter(|name| !teeth.contains(name)).collect()
+}
+
+/// The other files of a folder.
+fn neighbours<'a>(files: &'a [Source], path: &str) -> Vec<&'a str> {
+    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let beside =
+        files.iter().filter(|file| file.path != path && folder(&file.path) == folder(path));
+    beside.map(|file| &*file.text).collect()
 }
 
 #[test]
 fn every_test_can_fail() {
     let mut found = Vec::new();
     let mut tests = 0;
-    for Source { path, text } in sources(&[".rs"]) {
-        tests += functions(&text).iter().filter(|function| function.is_test).count();
-        for name in toothless(&text) {
+    let files = sources(&[".rs"]);
+    for Source { path, text } in &files {
+        tests += functions(text).iter().filter(|function| function.is_test).count();
+        for name in toothless(text, &neighbours(&files, path)) {
             found.push(format!("{path}: `{name}` asserts nothing"));
         }
     }
@@ -157,8 +181,20 @@ fn the_check_of_tests_can_fail() {
 ";
     // Marked so that the check does not take them for tests of this file.
     let text = text.replace("TEST", "test");
-    assert_eq!(toothless(&text), ["bare", "idle"]);
+    assert_eq!(toothless(&text, &[]), ["bare", "idle"]);
     assert_eq!(functions(&text).iter().filter(|function| function.is_test).count(), 6);
+}
+
+#[test]
+fn a_test_may_assert_through_what_it_imports() {
+    let text =
+        "\nuse crate::program::{refused, started};\n\n#[TEST]\nfn far() {\n    refused(1);\n}\n";
+    let text = text.replace("TEST", "test");
+    let neighbour = "fn refused(x: u8) {\n    assert!(x > 0);\n}\nfn started() {}\n";
+    assert_eq!(toothless(&text, &[]), ["far"]);
+    assert!(toothless(&text, &[neighbour]).is_empty());
+    assert_eq!(toothless(&text.replace("refused,", ""), &[neighbour]), ["far"]);
+    assert_eq!(toothless(&text.replace("refused(1)", "started()"), &[neighbour]), ["far"]);
 }
 
 /// How many rows each part of the scope has.
