@@ -127,9 +127,6 @@ impl CatalogBuilder {
                 return Err(misconfigured(format!("two tools are called `{name}`: rename one")));
             }
         }
-        catalog
-            .check_strangers(&self.policies)
-            .map_err(|error| misconfigured(error.to_string()))?;
         if let Some(unknown) = self.keys.keys().next() {
             let known: Vec<_> = catalog.tools.keys().cloned().collect();
             return Err(misconfigured(format!(
@@ -223,9 +220,8 @@ impl Catalog {
     /// counters stay; what has changed is told.
     ///
     /// # Errors
-    /// The first rule that cannot be kept, or that is for a dependency that there is not.
+    /// The first rule that cannot be kept.
     pub fn replace_policies(&self, rules: &PolicyRules) -> Result<Vec<PolicyChange>, RuleError> {
-        self.check_strangers(rules)?;
         let resolved = self.guards.iter().map(|(dependency, guarded)| {
             rules.resolve(dependency, &guarded.nature).map(|policy| (&guarded.guard, policy))
         });
@@ -242,15 +238,6 @@ impl Catalog {
             }
         }
         Ok(changes)
-    }
-
-    fn check_strangers(&self, rules: &PolicyRules) -> Result<(), RuleError> {
-        let Some(stranger) = rules.strangers(|name| self.guards.contains_key(name)).next() else {
-            return Ok(());
-        };
-        let known: Vec<_> = self.guards.keys().cloned().collect();
-        let problem = format!("there is no such dependency; there are: {}", known.join(", "));
-        Err(RuleError { layer: stranger.to_owned(), problem })
     }
 
     fn add_guard(

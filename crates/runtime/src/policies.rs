@@ -84,15 +84,6 @@ impl PolicyRules {
         policy.validate().map_err(|error| refuse(error.to_string()))?;
         Ok(policy)
     }
-
-    /// The names of layers that are for one dependency, and not for any of these.
-    pub(crate) fn strangers<'a>(
-        &'a self,
-        dependencies: impl Fn(&str) -> bool + 'a,
-    ) -> impl Iterator<Item = &'a str> {
-        let single = self.layers.keys().filter(|name| *name != DEFAULT && !name.ends_with(":*"));
-        single.map(String::as_str).filter(move |name| !dependencies(name))
-    }
 }
 
 /// Sets what the layer says and leaves the rest.

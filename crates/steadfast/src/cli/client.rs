@@ -1,7 +1,7 @@
 //! Talks to a server's management API.
 
 use anyhow::{Context as _, anyhow};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::Exit;
 /// A client of one server.
 pub(super) struct Client {
     http: reqwest::Client,
-    base: String,
+    base: Url,
 }
 
 /// What a server says when it refuses.
@@ -33,7 +33,23 @@ impl Client {
     pub(super) fn new(server: &str) -> anyhow::Result<Self> {
         steadfast_providers::http::install_tls();
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { http, base: format!("{}/api/v1", server.trim_end_matches('/')) })
+        let base = Url::parse(&format!("{}/api/v1", server.trim_end_matches('/')))
+            .ok()
+            .filter(|base| matches!(base.scheme(), "http" | "https"));
+        let base = base.with_context(|| {
+            format!("`--server` is `{server}`: name it like `http://127.0.0.1:7420`")
+        })?;
+        Ok(Self { http, base })
+    }
+
+    /// Gets what a query finds.
+    pub(super) async fn find<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Answer<T>> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.base), query)?;
+        read(self.send(self.http.get(url)).await?).await
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use steadfast_providers::sse::Parser;
 use steadfast_runtime::{EventView, RunList, RunView, Status};
+use steadfast_store::RunId;
 
 use super::client::{Answer, Client};
 use super::{Exit, Output, output};
@@ -37,18 +38,15 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
 
 pub(super) async fn list(
     client: &Client,
-    state: Option<String>,
+    state: Option<Status>,
     agent: Option<String>,
     limit: usize,
     format: Output,
 ) -> anyhow::Result<Exit> {
-    let mut path = format!("/runs?limit={limit}");
-    for (name, value) in [("state", state), ("agent", agent)] {
-        if let Some(value) = value {
-            path.push_str(&format!("&{name}={value}"));
-        }
-    }
-    let list: RunList = match client.get(&path).await? {
+    let mut query = vec![("limit", limit.to_string())];
+    query.extend(state.map(|state| ("state", state.to_string())));
+    query.extend(agent.map(|agent| ("agent", agent)));
+    let list: RunList = match client.find("/runs", &query).await? {
         Answer::Ok(list) => list,
         Answer::Refused(exit) => return Ok(exit),
     };
@@ -62,7 +60,7 @@ pub(super) async fn list(
     Ok(Exit::Done)
 }
 
-pub(super) async fn show(client: &Client, run: &str, format: Output) -> anyhow::Result<Exit> {
+pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     let detail: Value = match client.get(&format!("/runs/{run}")).await? {
         Answer::Ok(detail) => detail,
         Answer::Refused(exit) => return Ok(exit),
@@ -80,7 +78,7 @@ pub(super) async fn show(client: &Client, run: &str, format: Output) -> anyhow::
     Ok(Exit::Done)
 }
 
-pub(super) async fn watch(client: &Client, run: &str, format: Output) -> anyhow::Result<Exit> {
+pub(super) async fn watch(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     let mut response = match client.stream(&format!("/runs/{run}/events")).await? {
         Answer::Ok(response) => response,
         Answer::Refused(exit) => return Ok(exit),
@@ -106,7 +104,7 @@ pub(super) async fn watch(client: &Client, run: &str, format: Output) -> anyhow:
 
 pub(super) async fn cancel(
     client: &Client,
-    run: &str,
+    run: RunId,
     reason: Option<String>,
     format: Output,
 ) -> anyhow::Result<Exit> {
@@ -114,7 +112,7 @@ pub(super) async fn cancel(
     command(client, &format!("/runs/{run}/cancel"), &body, format).await
 }
 
-pub(super) async fn resume(client: &Client, run: &str, format: Output) -> anyhow::Result<Exit> {
+pub(super) async fn resume(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     command(client, &format!("/runs/{run}/resume"), &json!({}), format).await
 }
 

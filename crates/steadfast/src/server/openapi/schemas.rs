@@ -1,0 +1,142 @@
+//! What the API's bodies look like, as schemas.
+
+use steadfast_runtime::{RunEvent, Status};
+use utoipa::openapi::Ref;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
+
+/// An object with its fields: name, type, whether it is always there. One that is not may be `null`.
+fn object(fields: &[(&str, Type, bool)]) -> ObjectBuilder {
+    fields.iter().fold(typed(Type::Object), |object, (name, kind, required)| {
+        let field = if *required { typed(kind.clone()) } else { nullable(kind.clone()) };
+        let object = object.property(*name, field);
+        if *required { object.required(*name) } else { object }
+    })
+}
+
+const RUN_FIELDS: &[(&str, Type, bool)] = &[
+    ("id", Type::String, true),
+    ("agent", Type::String, true),
+    ("tenant", Type::String, true),
+    ("priority", Type::Integer, true),
+    ("input", Type::String, true),
+    ("ending", Type::String, false),
+    ("stop", Type::String, false),
+    ("iterations", Type::Integer, true),
+    ("input_tokens", Type::Integer, true),
+    ("output_tokens", Type::Integer, true),
+    ("model", Type::String, false),
+    ("simulated", Type::Boolean, true),
+    ("events", Type::Integer, true),
+    ("epoch", Type::Integer, true),
+    ("created_at", Type::Integer, true),
+    ("updated_at", Type::Integer, true),
+];
+
+fn run() -> ObjectBuilder {
+    let states = Status::ALL.map(Status::as_str);
+    let progress = object(&[
+        ("step", Type::Integer, true),
+        ("total", Type::Integer, true),
+        ("description", Type::String, true),
+    ]);
+    object(RUN_FIELDS)
+        .property("state", typed(Type::String).enum_values(Some(states)))
+        .required("state")
+        .property("progress", or_null(progress))
+}
+
+/// A dependency's guard.
+fn guard() -> ObjectBuilder {
+    object(&[
+        ("name", Type::String, true),
+        ("explain", Type::String, true),
+        ("breaker", Type::String, true),
+        ("in_flight", Type::Integer, true),
+        ("concurrency", Type::Integer, true),
+        ("queued", Type::Integer, true),
+        ("queue", Type::Integer, true),
+    ])
+    .property("counters", typed(Type::Object))
+    .required("counters")
+    .property("policy", typed(Type::Object))
+}
+
+/// Every schema, by name.
+pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
+    let list = |name: &str| ArrayBuilder::new().items(Ref::from_schema_name(name));
+    let failure = object(&[
+        ("how", Type::String, true),
+        ("message", Type::String, false),
+        ("by", Type::String, false),
+        ("reason", Type::String, false),
+    ]);
+    let open_call = object(&[("key", Type::String, true)])
+        .property("call", typed(Type::Object))
+        .required("call")
+        .property("state", typed(Type::Object))
+        .required("state");
+    let detail = run()
+        .property("output", nullable(Type::String))
+        .property("failure", failure.property("stop", typed(Type::Object)))
+        .property("open_calls", ArrayBuilder::new().items(open_call))
+        .required("open_calls")
+        .property("wake_at", nullable(Type::Integer))
+        .property("active_ms", typed(Type::Integer))
+        .required("active_ms");
+    let event = object(&[("seq", Type::Integer, true), ("at", Type::Integer, true)])
+        .property("type", typed(Type::String).enum_values(Some(RunEvent::KINDS)))
+        .required("type");
+    let runs = object(&[("next", Type::String, false)]).property("runs", list("Run"));
+    let events = object(&[("next", Type::Integer, false)]).property("events", list("Event"));
+    let agent = object(&[
+        ("name", Type::String, true),
+        ("model", Type::String, true),
+        ("max_iterations", Type::Integer, true),
+    ])
+    .property("tools", ArrayBuilder::new().items(typed(Type::String)))
+    .required("tools");
+    vec![
+        ("Run", run()),
+        ("RunDetail", detail),
+        ("RunList", runs.required("runs")),
+        ("Event", event),
+        ("EventPage", events.required("events")),
+        ("Agent", agent),
+        ("Guard", guard()),
+        ("GuardList", object(&[]).property("guards", list("Guard")).required("guards")),
+        (
+            "SubmitRun",
+            object(&[
+                ("agent", Type::String, true),
+                ("input", Type::String, true),
+                ("tenant", Type::String, false),
+                ("priority", Type::Integer, false),
+                ("key", Type::String, false),
+            ]),
+        ),
+        ("CancelRun", object(&[("reason", Type::String, false)])),
+        ("ResumeRun", object(&[])),
+        (
+            "Problem",
+            object(&[
+                ("type", Type::String, true),
+                ("title", Type::String, true),
+                ("status", Type::Integer, true),
+                ("detail", Type::String, true),
+                ("code", Type::String, true),
+            ]),
+        ),
+    ]
+}
+
+pub(super) fn typed(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(kind)
+}
+
+fn nullable(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
+}
+
+fn or_null(object: ObjectBuilder) -> ObjectBuilder {
+    object.schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+}
