@@ -15,9 +15,7 @@ use steadfast_guard::Policy;
 use steadfast_runtime::{AgentSpec, KeyRule, PolicyRules};
 
 pub(crate) use assemble::{Assembly, Services, assemble, verify};
-pub(crate) use sections::{
-    AgentSection, LogFormat, ModelSection, PolicyLayer, ProviderSection, ToolSection,
-};
+pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
 use sections::{LogSection, RuntimeSection, ServerSection, StoreSection};
 
 /// The file looked for if none is named.
