@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod console;
 mod node;
+mod reload;
 mod server;
 mod simulated;
 

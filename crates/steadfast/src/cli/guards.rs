@@ -21,6 +21,7 @@ struct GuardView {
 #[derive(Serialize, Deserialize)]
 struct GuardList {
     guards: Vec<GuardView>,
+    reload_problem: Option<String>,
 }
 
 pub(super) async fn guards(
@@ -52,6 +53,9 @@ async fn list(client: &Client, format: Output) -> anyhow::Result<Exit> {
         Answer::Ok(list) => list,
         Answer::Refused(exit) => return Ok(exit),
     };
+    if let (Output::Text, Some(problem)) = (format, &list.reload_problem) {
+        output::talk(&format!("the configuration file was not taken over: {problem}"));
+    }
     match format {
         Output::Json => output::json(&list)?,
         Output::Text if list.guards.is_empty() => {

@@ -16,6 +16,7 @@ use super::remote::exit_of;
 use super::{Exit, Output, local, output, start_logging};
 use crate::config::{Config, ConfigError, assemble};
 use crate::node::Node;
+use crate::reload::Reload;
 use crate::server::{self, ServerState};
 use crate::simulated::SimulatedProvider;
 
@@ -52,13 +53,22 @@ impl Serving {
         })?;
         let address = listener.local_addr()?;
         let node = Node::start(config).await?;
-        let state = ServerState::new(node.runtime.clone(), node.simulated());
-        let router = server::router(state);
         let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
+        let reload = Reload::new(config, node.runtime.clone());
+        let problem = reload.as_ref().map(Reload::problem).unwrap_or_default();
+        let state = ServerState::new(node.runtime.clone(), node.simulated(), problem);
+        let router = server::router(state);
+        let (stopped, token) = (stop.clone().cancelled_owned(), stop.clone());
         #[expect(clippy::disallowed_methods, reason = "owned here; `stop` waits for it")]
         let task = tokio::spawn(async move {
-            axum::serve(listener, router).with_graceful_shutdown(stopped).await
+            let reloads = async {
+                match reload {
+                    Some(reload) => reload.run(token).await,
+                    None => Ok(()),
+                }
+            };
+            let served = axum::serve(listener, router).with_graceful_shutdown(stopped);
+            tokio::try_join!(served.into_future(), reloads).map(drop)
         });
         Ok(Self { node, address, stop, task })
     }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use steadfast_guard::Policy;
 use steadfast_runtime::{AgentSpec, KeyRule, PolicyRules};
 
-pub(crate) use assemble::{Assembly, Services, assemble, verify};
+pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
 use sections::{LogSection, RuntimeSection, ServerSection, StoreSection};
 
@@ -117,6 +117,11 @@ impl Config {
             problem,
             hint,
         })?;
+        Self::parse(path, text)
+    }
+
+    /// Reads a file's text.
+    pub(crate) fn parse(path: &Path, text: String) -> Result<Self, ConfigError> {
         let invalid = |error: toml::de::Error| ConfigError::Invalid {
             path: path.to_owned(),
             problem: place::explain(&error),
@@ -163,6 +168,11 @@ impl Config {
             place: format!("{}{line}", file.path.display()),
             problem: Box::new(error),
         }
+    }
+
+    /// The file that this was read from, and its text.
+    pub(crate) fn source(&self) -> Option<(&Path, &str)> {
+        self.file.as_ref().map(|file| (file.path.as_path(), file.text.as_str()))
     }
 
     /// The guards' policies.

@@ -28,6 +28,7 @@ struct GuardsPage {
 #[derive(Template)]
 #[template(path = "guard_rows.html")]
 struct GuardRows {
+    problem: Option<String>,
     rows: Vec<Row>,
 }
 
@@ -44,7 +45,7 @@ pub(super) async fn page(State(state): State<ServerState>) -> Result<Html<String
 
 fn fragment(state: &ServerState) -> Result<String, Problem> {
     let rows = state.runtime.catalog().guards().map(GuardView::of).map(row).collect();
-    render(&GuardRows { rows })
+    render(&GuardRows { problem: state.reload.text(), rows })
 }
 
 fn row(guard: GuardView) -> Row {

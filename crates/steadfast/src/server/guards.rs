@@ -28,6 +28,8 @@ pub(super) struct GuardDetail {
 #[derive(Serialize)]
 pub(super) struct GuardList {
     guards: Vec<GuardView>,
+    /// Why the configuration file as it stands was not taken over.
+    reload_problem: Option<String>,
 }
 
 impl GuardView {
@@ -58,7 +60,8 @@ pub(crate) fn find<'a>(state: &'a ServerState, name: &str) -> Result<&'a Guard, 
 }
 
 pub(super) async fn list(State(state): State<ServerState>) -> Json<GuardList> {
-    Json(GuardList { guards: state.runtime.catalog().guards().map(GuardView::of).collect() })
+    let guards = state.runtime.catalog().guards().map(GuardView::of).collect();
+    Json(GuardList { guards, reload_problem: state.reload.text() })
 }
 
 pub(super) async fn show(

@@ -28,6 +28,7 @@ pub(crate) use problem::Problem;
 pub(crate) use runs::ListQuery;
 
 use crate::console;
+use crate::reload::ReloadProblem;
 
 /// Longest request body, in bytes (17 MiB): the longest input with every byte escaped once by JSON, and
 /// the other fields.
@@ -40,14 +41,16 @@ pub(crate) struct ServerState {
     pub(crate) runtime: Runtime,
     /// Whether any model is simulated; the console says so on every page.
     pub(crate) simulated: bool,
+    /// What is wrong with the configuration file as it stands.
+    pub(crate) reload: ReloadProblem,
     /// The version that pages and the OpenAPI document name.
     pub(crate) version: &'static str,
 }
 
 impl ServerState {
     /// The state of a server in front of a runtime; `simulated` if any of its models is scripted.
-    pub(crate) const fn new(runtime: Runtime, simulated: bool) -> Self {
-        Self { runtime, simulated, version: env!("CARGO_PKG_VERSION") }
+    pub(crate) const fn new(runtime: Runtime, simulated: bool, reload: ReloadProblem) -> Self {
+        Self { runtime, simulated, reload, version: env!("CARGO_PKG_VERSION") }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::program::{Running, steadfast, text};
 
 /// A program that serves, and where.
 pub(crate) struct Server {
-    _program: Running,
+    pub(crate) program: Running,
     pub(crate) address: String,
 }
 
@@ -19,7 +19,7 @@ pub(crate) fn serve(folder: &Path) -> Server {
     let mut program = Running::start(command);
     let line = program.wait_for(" on http://");
     let address = line.split("http://").nth(1).expect("the address is said").trim().to_owned();
-    Server { _program: program, address }
+    Server { program, address }
 }
 
 /// One request, as bytes on a socket; status and body of the answer.

@@ -83,6 +83,11 @@ impl Running {
         panic!("`{wanted}` was not said; said was:\n{}", seen.join("\n"));
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("still there to be killed");

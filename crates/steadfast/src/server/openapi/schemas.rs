@@ -103,7 +103,12 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ("EventPage", events.required("events")),
         ("Agent", agent),
         ("Guard", guard()),
-        ("GuardList", object(&[]).property("guards", list("Guard")).required("guards")),
+        (
+            "GuardList",
+            object(&[("reload_problem", Type::String, false)])
+                .property("guards", list("Guard"))
+                .required("guards"),
+        ),
         (
             "SubmitRun",
             object(&[
