@@ -11,6 +11,7 @@ use super::Exit;
 /// A client of one server.
 pub(super) struct Client {
     http: reqwest::Client,
+    server: String,
     base: String,
 }
 
@@ -33,7 +34,13 @@ impl Client {
     pub(super) fn new(server: &str) -> anyhow::Result<Self> {
         steadfast_providers::http::install_tls();
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { http, base: format!("{}/api/v1", server.trim_end_matches('/')) })
+        let server = server.trim_end_matches('/').to_owned();
+        Ok(Self { http, base: format!("{server}/api/v1"), server })
+    }
+
+    /// Where a person can look at a run.
+    pub(super) fn console(&self, run: &str) -> String {
+        format!("{}/console/runs/{run}", self.server)
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
@@ -48,9 +55,12 @@ impl Client {
         read(self.send(self.request(Method::POST, path).json(body)).await?).await
     }
 
-    /// Opens a stream of server-sent events.
-    pub(super) async fn stream(&self, path: &str) -> anyhow::Result<Answer<Response>> {
-        let request = self.request(Method::GET, path).header("accept", "text/event-stream");
+    /// Opens a stream of server-sent events that begins after the event of that number.
+    pub(super) async fn stream(&self, path: &str, after: u64) -> anyhow::Result<Answer<Response>> {
+        let mut request = self.request(Method::GET, path).header("accept", "text/event-stream");
+        if after > 0 {
+            request = request.header("last-event-id", after);
+        }
         let response = self.send(request).await?;
         if response.status().is_success() {
             return Ok(Answer::Ok(response));

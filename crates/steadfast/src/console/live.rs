@@ -151,6 +151,8 @@ async fn wait(state: &ServerState, watch: &mut Watch, run: Option<RunId>) -> Opt
         return None;
     }
     tokio::time::sleep(COALESCE).await;
+    // The notices of the burst are dropped: what they tell of is in the store, and is read next.
+    *watch = state.runtime.watch();
     Some(())
 }
 

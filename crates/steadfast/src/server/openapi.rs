@@ -332,3 +332,17 @@ fn nullable(kind: Type) -> ObjectBuilder {
 fn or_null(object: ObjectBuilder) -> ObjectBuilder {
     object.schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_the_routes_and_no_other() {
+        let mut routes: Vec<_> =
+            super::super::routes().into_iter().map(|(path, _)| path.to_owned()).collect();
+        routes.sort_unstable();
+        let described: Vec<_> = document("0").paths.paths.into_keys().collect();
+        assert_eq!(routes, described);
+    }
+}

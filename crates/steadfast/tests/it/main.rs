@@ -15,3 +15,4 @@ mod http;
 mod openapi;
 mod program;
 mod report;
+mod watch;
