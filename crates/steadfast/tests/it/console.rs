@@ -1,6 +1,8 @@
 //! The pages for people, as a browser gets them.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::http::{EventStream, get, post, request, serve, submit_form};
 use crate::program::text;
@@ -271,6 +273,30 @@ fn the_pages_are_told_what_changes() {
     let cancelled = steps.find(|sent| sent.data.contains("Cancelled")).expect("the last step");
     assert!(cancelled.data.contains("\"container\":\"steps\""), "{}", cancelled.data);
     assert!(steps.next().is_none(), "the stream of a run that is over ends");
+}
+
+#[test]
+fn a_list_that_never_rests_is_sent_with_pauses() {
+    // The shortest pause between two updates, as the console has it.
+    const PAUSE: Duration = Duration::from_millis(300);
+    const PAUSES: u32 = 4;
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !enough.load(Ordering::Relaxed) {
+                submit(at, "stuck", "wait");
+            }
+        });
+        let begun = Instant::now();
+        let updates = EventStream::open(at, "/console/live", "").take(PAUSES as usize + 1).count();
+        let elapsed = begun.elapsed();
+        enough.store(true, Ordering::Relaxed);
+        assert_eq!(updates, PAUSES as usize + 1);
+        assert!(elapsed >= PAUSE * PAUSES, "{updates} updates in {elapsed:?}");
+    });
 }
 
 #[test]
