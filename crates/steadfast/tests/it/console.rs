@@ -102,7 +102,7 @@ fn an_empty_list_says_how_to_start_and_the_root_leads_to_it() {
     assert!(page.body.contains("No runs yet"));
     assert!(page.body.contains("steadfast submit broken --input"), "{}", page.body);
     assert!(page.body.contains("SIMULATED"));
-    for asset in ["/console/console.js", "/console/console.css"] {
+    for asset in ["/console/console.js", "/console/console.css", "/console/icon.svg"] {
         assert_eq!(get(&server.address, asset).status, 200);
     }
 }
@@ -187,7 +187,7 @@ fn the_list_is_filtered_and_paged_by_its_address() {
     for bad in ["/console?state=sleeping", "/console?limit=0", "/console?colour=red"] {
         let page = get(at, bad);
         assert_eq!(page.status, 400, "{bad}");
-        assert!(page.head.contains("text/html") && page.body.contains("invalid_request"));
+        assert!(page.head.contains("text/html") && page.body.contains("/errors/invalid_request"));
     }
     assert_eq!(get(at, "/console/runs/00000000-0000-7000-8000-000000000000").status, 404);
     assert_eq!(get(at, "/console/runs/nonsense").status, 400);
