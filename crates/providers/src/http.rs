@@ -219,7 +219,10 @@ impl Endpoint {
             self.error(WireError::new(ErrorClass::Internal, format!("cannot encode: {error}")))
         })?;
         let sent = self.client.post(self.url.clone()).headers(headers).body(bytes).send().await;
-        let response = sent.map_err(|error| self.error(failure::from_transport(error)))?;
+        let response = sent.map_err(|error| {
+            let place = self.url.origin().ascii_serialization();
+            self.error(failure::from_transport(&place, error))
+        })?;
         if response.status().is_success() {
             return Ok(response);
         }

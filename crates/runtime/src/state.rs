@@ -1,4 +1,5 @@
-//! What may happen to a run in which state: one match, and nothing is ignored.
+//! What may happen to a run in which state: one match, and nothing is ignored. As a table:
+//! `docs/states/run.md`.
 //!
 //! ```text
 //!             claimed            parked
@@ -164,27 +165,36 @@ mod tests {
         ]
     }
 
+    /// The cells of the rows of the table below a heading, the row of names first.
+    fn table<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+        let section = page.split(heading).nth(1).expect("the page has the heading");
+        let rows = section.lines().skip_while(|line| !line.starts_with('|'));
+        rows.take_while(|line| line.starts_with('|'))
+            .filter(|line| !line.starts_with("|---"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect()
+    }
+
     #[test]
-    fn every_pair_of_state_and_event_is_decided() {
-        let expected = [
-            "queued: claimed->running cancelled->cancelled",
-            "running: claimed->running model_answered->running tool_started->running \
-             tool_finished->running progressed->running parked->waiting cancelled->cancelled \
-             succeeded->succeeded failed->failed",
-            "waiting: claimed->running resumed->queued cancelled->cancelled",
-            "succeeded:",
-            "failed: resumed->queued",
-            "cancelled:",
-        ];
-        for (status, expected) in Status::ALL.into_iter().zip(expected) {
-            let mut line = format!("{status}:");
-            for event in every_event() {
-                if let Ok(next) = status.next(&event) {
-                    line.push_str(&format!(" {}->{next}", event.kind()));
-                }
-            }
-            assert_eq!(line, expected);
+    fn the_documented_table_and_the_code_agree_on_every_pair_of_state_and_event() {
+        let table = table(include_str!("../../../docs/states/run.md"), "## Transitions");
+        let (names, rows) = table.split_first().expect("a row of names");
+        let states: Vec<_> = Status::ALL.into_iter().map(Status::as_str).collect();
+        assert_eq!(names[1..], states);
+        let kinds: Vec<_> = every_event().iter().map(RunEvent::kind).collect();
+        assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), kinds);
+        for (event, row) in every_event().iter().zip(rows) {
+            let decided = Status::ALL.map(|status| status.next(event).map_or("-", Status::as_str));
+            assert_eq!(row[1..], decided, "{}", event.kind());
         }
+    }
+
+    #[test]
+    fn every_kind_of_event_is_among_those_tried() {
+        let code = include_str!("event.rs").split("fn kind(").nth(1).expect("names the kinds");
+        let body = code.split("\n    }\n").next().expect("ends");
+        let named: Vec<_> = body.split('"').skip(1).step_by(2).collect();
+        assert_eq!(named, every_event().iter().map(RunEvent::kind).collect::<Vec<_>>());
     }
 
     #[test]

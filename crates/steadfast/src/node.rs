@@ -9,7 +9,7 @@ use steadfast_runtime::{CheckpointPolicy, Runtime, RuntimeOptions};
 use steadfast_store::{SqliteOptions, SqliteStore, Store};
 use tracing::warn;
 
-use crate::config::{Assembly, Config, Services, assemble};
+use crate::config::{Assembly, Config, Services, assemble, verify};
 
 /// How long orphans of a node that died may take to end before they are killed.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
@@ -22,9 +22,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens the store, ends what an earlier node left behind, starts what the configuration names,
+    /// Checks the configuration, opens the store, ends what an earlier node left behind, starts what the configuration names,
     /// and begins to execute runs.
     pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
+        // First: a wrong configuration must not leave a new store behind.
+        verify(config).await?;
         let path = config.resolve(&config.store.path);
         let store: Arc<dyn Store> = Arc::new(
             SqliteStore::open(&path, SqliteOptions::default())

@@ -97,6 +97,73 @@ fn r10_an_operator_forces_it_and_auto_starts_afresh_only_after_a_force() {
     assert_eq!(open.state(now), BreakerState::Open);
 }
 
+/// A breaker in a state, and a ticket that may still be settled in it.
+fn in_state(name: &str, policy: &BreakerPolicy, now: Instant) -> (Breaker, Option<Ticket>) {
+    let mut breaker = Breaker::new();
+    match name {
+        "closed" => {}
+        "open" => breaker = tripped(policy, now),
+        "half_open" => breaker = tripped(policy, now - OPEN_FOR),
+        "forced_open" => breaker.force_open(),
+        "forced_closed" => breaker.force_closed(),
+        other => panic!("no state `{other}`"),
+    }
+    let ticket = breaker.admit(policy, now).ok();
+    assert_eq!(breaker.state(now).as_str(), name);
+    (breaker, ticket)
+}
+
+/// The state after an event of the documented table; `-` where it cannot happen.
+fn after(event: &str, state: &str) -> &'static str {
+    let last = event.contains(", the last");
+    let (policy, now) = (policy(if last { 1 } else { 2 }, 2), Instant::now() + OPEN_FOR * 9);
+    let (mut breaker, ticket) = in_state(state, &policy, now);
+    let health = match event.split(',').next().unwrap() {
+        "a call is admitted" => {
+            return breaker.admit(&policy, now).map_or("-", |_| breaker.state(now).as_str());
+        }
+        "`open_for` is over" => {
+            let later = breaker.state(now + OPEN_FOR).as_str();
+            return if later == state { "-" } else { later };
+        }
+        "an operator forces it open" => return forced(breaker, Breaker::force_open, now),
+        "an operator forces it closed" => return forced(breaker, Breaker::force_closed, now),
+        "an operator gives it back" => return forced(breaker, Breaker::auto, now),
+        "a call succeeds" => Health::Success,
+        "a call fails" => Health::Failure,
+        "a call ends neutrally" => Health::Neutral,
+        other => panic!("no event `{other}`"),
+    };
+    let Some(ticket) = ticket else { return "-" };
+    breaker.settle(&policy, ticket, health, now);
+    breaker.state(now).as_str()
+}
+
+fn forced(mut breaker: Breaker, force: fn(&mut Breaker), now: Instant) -> &'static str {
+    force(&mut breaker);
+    breaker.state(now).as_str()
+}
+
+#[test]
+fn r10_the_documented_table_and_the_code_agree_on_every_cell() {
+    let page = include_str!("../../../../docs/states/breaker.md");
+    let section = page.split("## Transitions").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut rows = section
+        .lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>());
+    let names = rows.next().unwrap();
+    use BreakerState::{Closed, ForcedClosed, ForcedOpen, HalfOpen, Open};
+    let states = [Closed, Open, HalfOpen, ForcedOpen, ForcedClosed].map(BreakerState::as_str);
+    assert_eq!(names[1..], states);
+    let mut events = 0;
+    for row in rows {
+        events += 1;
+        assert_eq!(row[1..], states.map(|state| after(row[0], state)), "{}", row[0]);
+    }
+    assert_eq!(events, 9);
+}
+
 /// The rules as one would tell them: tickets are remembered with the period they belong to.
 #[derive(Default)]
 struct Naive {

@@ -109,16 +109,17 @@ pub(super) fn from_unstreamed(status: u16, body: &[u8]) -> WireError {
     error
 }
 
-/// The error for a request that got no response head.
-pub(super) fn from_transport(error: reqwest::Error) -> WireError {
+/// The error for a request that got no response head. `place` is where it went: scheme, host and port.
+pub(super) fn from_transport(place: &str, error: reqwest::Error) -> WireError {
     let (class, what) = if error.is_connect() {
-        (ErrorClass::Connection, "cannot connect")
+        let what = format!("cannot connect to {place} (is it running, and is `base_url` right?)");
+        (ErrorClass::Connection, what)
     } else if error.is_builder() {
-        (ErrorClass::Internal, "cannot build the request")
+        (ErrorClass::Internal, "cannot build the request".to_owned())
     } else {
         // The request may have arrived. For a model that is a wasted answer and no harm, but it is
         // not a connection that was never there.
-        (ErrorClass::Server, "the connection was lost before an answer")
+        (ErrorClass::Server, "the connection was lost before an answer".to_owned())
     };
     WireError::new(class, format!("{what}: {}", super::chain(&error.without_url())))
 }

@@ -172,11 +172,17 @@ impl McpServerConfig {
                     "`{key}`: streamable HTTP servers come later; only `command` servers can be used"
                 ));
             }
-            other => return Err(format!("unknown key `{other}`")),
+            other => {
+                return Err(format!("unknown key `{other}`; the keys are: {}", KEYS.join(", ")));
+            }
         }
         Ok(())
     }
 }
+
+/// What an entry may hold. `type` and `transport`, which other agents write, may only say `stdio`.
+const KEYS: [&str; 8] =
+    ["command", "args", "env", "cwd", "disabled", "timeout", "trust", "effects"];
 
 /// The value is not shown in the error: it may be a secret.
 fn field<T: serde::de::DeserializeOwned>(

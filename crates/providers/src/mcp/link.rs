@@ -228,7 +228,8 @@ fn describe(error: &ClientInitializeError) -> String {
             "it ended, or closed its stdout, before it was ready".to_owned()
         }
         ClientInitializeError::TransportError { error, .. } => {
-            format!("the connection broke at start-up: {error}")
+            // Its own text names types of the library.
+            format!("it ended, or closed its pipes, before it was ready: {}", error.error)
         }
         ClientInitializeError::JsonRpcError(error) => {
             format!("it refused the greeting: {} (code {})", error.message, error.code.0)

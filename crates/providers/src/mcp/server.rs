@@ -225,7 +225,8 @@ impl Shared {
 
     fn too_slow(&self) -> String {
         format!(
-            "it was not ready within {} s; `timeout.startup` sets the limit",
+            "it was not ready within {} s; `timeout.startup` sets the limit, and its stdout must carry \
+             nothing but the protocol",
             self.config.timeouts.startup.as_secs_f64()
         )
     }

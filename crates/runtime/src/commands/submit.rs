@@ -43,6 +43,28 @@ impl SubmitRun {
             key: None,
         }
     }
+
+    /// Whether sizes and labels are acceptable; whether the agent exists is for the runtime to say.
+    ///
+    /// # Errors
+    /// [`RuntimeError::InvalidInput`] says which is not, and what is allowed.
+    pub fn check(&self) -> Result<(), RuntimeError> {
+        let invalid = |problem: String| Err(RuntimeError::InvalidInput { problem });
+        let size = self.input.len();
+        if size > INPUT_BYTES_MAX {
+            return invalid(format!(
+                "the input is {size} bytes, and the limit is {INPUT_BYTES_MAX}: put it into a file \
+                 that a tool reads"
+            ));
+        }
+        for (what, label) in [("tenant", Some(&self.tenant)), ("key", self.key.as_ref())] {
+            let Some(label) = label else { continue };
+            if label.is_empty() || label.len() > LABEL_BYTES_MAX {
+                return invalid(format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What submitting did.
@@ -60,12 +82,13 @@ pub(crate) async fn submit(
     runtime: &Runtime,
     command: SubmitRun,
 ) -> Result<Submitted, RuntimeError> {
-    let SubmitRun { agent, input, tenant, priority, key } = command;
     let catalog = runtime.catalog();
-    if catalog.agent(&agent).is_none() {
-        return Err(RuntimeError::UnknownAgent { name: agent, known: catalog.agent_names() });
+    if catalog.agent(&command.agent).is_none() {
+        let (name, known) = (command.agent, catalog.agent_names());
+        return Err(RuntimeError::UnknownAgent { name, known });
     }
-    check(&input, &tenant, key.as_deref())?;
+    command.check()?;
+    let SubmitRun { agent, input, tenant, priority, key } = command;
     let summary = first_summary(&input)?;
     let event = RunEvent::Submitted { agent: agent.clone(), input };
     let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
@@ -84,19 +107,4 @@ pub(crate) async fn submit(
         runtime.announce(head.id, head.head_seq);
     }
     Ok(Submitted { run: RunView::from_head(&head), new })
-}
-
-fn check(input: &str, tenant: &str, key: Option<&str>) -> Result<(), RuntimeError> {
-    let invalid = |problem: String| Err(RuntimeError::InvalidInput { problem });
-    if input.len() > INPUT_BYTES_MAX {
-        let size = input.len();
-        return invalid(format!("the input is {size} bytes, and the limit is {INPUT_BYTES_MAX}"));
-    }
-    for (what, label) in [("tenant", Some(tenant)), ("key", key)] {
-        let Some(label) = label else { continue };
-        if label.is_empty() || label.len() > LABEL_BYTES_MAX {
-            return invalid(format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes"));
-        }
-    }
-    Ok(())
 }

@@ -1,18 +1,18 @@
 //! Talks to a server's management API.
 
 use anyhow::{Context as _, anyhow};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use steadfast_store::RunId;
 
 use super::Exit;
 
 /// A client of one server.
 pub(super) struct Client {
     http: reqwest::Client,
-    server: String,
-    base: String,
+    base: Url,
 }
 
 /// What a server says when it refuses.
@@ -34,13 +34,30 @@ impl Client {
     pub(super) fn new(server: &str) -> anyhow::Result<Self> {
         steadfast_providers::http::install_tls();
         let http = reqwest::Client::builder().no_proxy().build()?;
-        let server = server.trim_end_matches('/').to_owned();
-        Ok(Self { http, base: format!("{server}/api/v1"), server })
+        let base = Url::parse(&format!("{}/api/v1", server.trim_end_matches('/')))
+            .ok()
+            .filter(|base| matches!(base.scheme(), "http" | "https"));
+        let base = base.with_context(|| {
+            format!("`--server` is `{server}`: name it like `http://127.0.0.1:7420`")
+        })?;
+        Ok(Self { http, base })
     }
 
-    /// Where a person can look at a run.
-    pub(super) fn console(&self, run: &str) -> String {
-        format!("{}/console/runs/{run}", self.server)
+    /// Where a person can look at a run. A password in the server's address is not repeated.
+    pub(super) fn console(&self, run: RunId) -> String {
+        let server = self.base.origin().ascii_serialization();
+        let path = self.base.path().trim_end_matches("/api/v1");
+        format!("{server}{path}/console/runs/{run}")
+    }
+
+    /// Gets what a query finds.
+    pub(super) async fn find<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Answer<T>> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.base), query)?;
+        read(self.send(self.http.get(url)).await?).await
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
@@ -105,5 +122,22 @@ async fn refusal(response: Response) -> Exit {
         404 => Exit::NotFound,
         409 | 403 => Exit::Refused,
         _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runs_page_is_told_without_the_servers_password() {
+        let run: RunId = "01936f3e-7c3a-7b1e-9d5a-2f6c8a4b0e17".parse().unwrap();
+        for (server, expected) in [
+            ("http://127.0.0.1:7420/", "http://127.0.0.1:7420"),
+            ("https://me:secret@agents.example/team", "https://agents.example/team"),
+        ] {
+            let page = Client::new(server).unwrap().console(run);
+            assert_eq!(page, format!("{expected}/console/runs/{run}"));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use steadfast_runtime::{EventView, RunEvent, RunView, Runtime, Status, SubmitRun};
+use steadfast_runtime::{EventView, RunEvent, RunView, Runtime, RuntimeError, Status, SubmitRun};
 
 use super::remote::exit_of;
 use super::{Exit, Output, output, start_logging};
@@ -23,8 +23,10 @@ pub(super) async fn run(
     if config.log.level.is_some() {
         start_logging(config)?;
     }
+    let order = SubmitRun { key, ..SubmitRun::new(agent, input) };
+    check_order(config, &order)?;
     let node = Node::start(config).await?;
-    let submitted = node.runtime.submit(SubmitRun { key, ..SubmitRun::new(agent, input) }).await;
+    let submitted = node.runtime.submit(order).await;
     let submitted = match submitted {
         Ok(submitted) => submitted,
         Err(error) => {
@@ -46,6 +48,15 @@ pub(super) async fn run(
     };
     node.stop().await?;
     Ok(exit)
+}
+
+/// Refuses what the runtime would refuse, before a store is made for it.
+fn check_order(config: &Config, order: &SubmitRun) -> Result<(), RuntimeError> {
+    if !config.agents.contains_key(&order.agent) {
+        let known = config.agents.keys().cloned().collect();
+        return Err(RuntimeError::UnknownAgent { name: order.agent.clone(), known });
+    }
+    order.check()
 }
 
 /// Follows a run until it is over, on a progress bar or on lines.

@@ -11,9 +11,10 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-
-use steadfast_runtime::RuntimeError;
+use steadfast_runtime::{INPUT_BYTES_MAX, RuntimeError, Status};
+use steadfast_store::RunId;
 
 use crate::config::{Config, ConfigError, LogFormat};
 
@@ -85,8 +86,8 @@ enum Command {
     /// List runs, newest first.
     Ps {
         /// Only in this state.
-        #[arg(long)]
-        state: Option<String>,
+        #[arg(long, value_parser = state)]
+        state: Option<Status>,
         /// Only of this agent.
         #[arg(long)]
         agent: Option<String>,
@@ -97,17 +98,20 @@ enum Command {
     /// Show one run with its answer.
     Show {
         /// The run.
-        run: String,
+        #[arg(value_parser = run_id)]
+        run: RunId,
     },
     /// Follow a run's events until it is over.
     Watch {
         /// The run.
-        run: String,
+        #[arg(value_parser = run_id)]
+        run: RunId,
     },
     /// End a run for good.
     Cancel {
         /// The run.
-        run: String,
+        #[arg(value_parser = run_id)]
+        run: RunId,
         /// Why.
         #[arg(long)]
         reason: Option<String>,
@@ -115,7 +119,8 @@ enum Command {
     /// Let a failed run go on, or wake one that waits.
     Resume {
         /// The run.
-        run: String,
+        #[arg(value_parser = run_id)]
+        run: RunId,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -229,10 +234,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Ps { state, agent, limit } => {
             remote::list(&client()?, state, agent, limit, output).await
         }
-        Command::Show { run } => remote::show(&client()?, &run, output).await,
-        Command::Watch { run } => watch::watch(&client()?, &run, output).await,
-        Command::Cancel { run, reason } => remote::cancel(&client()?, &run, reason, output).await,
-        Command::Resume { run } => remote::resume(&client()?, &run, output).await,
+        Command::Show { run } => remote::show(&client()?, run, output).await,
+        Command::Watch { run } => watch::watch(&client()?, run, output).await,
+        Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
+        Command::Resume { run } => remote::resume(&client()?, run, output).await,
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,
         Command::Init { example, folder } => init::init(example, folder).await,
@@ -244,7 +249,19 @@ fn read_input(input: String) -> anyhow::Result<String> {
     if input != "-" {
         return Ok(input);
     }
-    Ok(std::io::read_to_string(std::io::stdin())?)
+    // One byte more than is accepted tells what is too large; no input fills the memory.
+    let stdin = std::io::Read::take(std::io::stdin(), INPUT_BYTES_MAX as u64 + 1);
+    std::io::read_to_string(stdin)
+        .context("cannot read the input from standard input: it must be UTF-8 text")
+}
+
+fn run_id(text: &str) -> Result<RunId, &'static str> {
+    text.parse().map_err(|_| "it is not the id of a run; `steadfast ps` lists them")
+}
+
+fn state(text: &str) -> Result<Status, String> {
+    let known = || Status::ALL.map(Status::as_str).join(", ");
+    Status::parse(text).ok_or_else(|| format!("there is no such state; there are: {}", known()))
 }
 
 /// Sends log lines to standard error. What rmcp logs may hold tool contents, so only its errors pass.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use steadfast_runtime::{RunList, RunView, Status};
+use steadfast_store::RunId;
 
 use super::client::{Answer, Client};
 use super::{Exit, Output, output};
@@ -26,7 +27,7 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
         Answer::Ok(run) => run,
         Answer::Refused(exit) => return Ok(exit),
     };
-    let page = client.console(&run.id.to_string());
+    let page = client.console(run.id);
     match format {
         Output::Json => {
             let mut value = serde_json::to_value(&run)?;
@@ -43,18 +44,15 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
 
 pub(super) async fn list(
     client: &Client,
-    state: Option<String>,
+    state: Option<Status>,
     agent: Option<String>,
     limit: usize,
     format: Output,
 ) -> anyhow::Result<Exit> {
-    let mut path = format!("/runs?limit={limit}");
-    for (name, value) in [("state", state), ("agent", agent)] {
-        if let Some(value) = value {
-            path.push_str(&format!("&{name}={value}"));
-        }
-    }
-    let list: RunList = match client.get(&path).await? {
+    let mut query = vec![("limit", limit.to_string())];
+    query.extend(state.map(|state| ("state", state.to_string())));
+    query.extend(agent.map(|agent| ("agent", agent)));
+    let list: RunList = match client.find("/runs", &query).await? {
         Answer::Ok(list) => list,
         Answer::Refused(exit) => return Ok(exit),
     };
@@ -68,7 +66,7 @@ pub(super) async fn list(
     Ok(Exit::Done)
 }
 
-pub(super) async fn show(client: &Client, run: &str, format: Output) -> anyhow::Result<Exit> {
+pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     let detail: Value = match client.get(&format!("/runs/{run}")).await? {
         Answer::Ok(detail) => detail,
         Answer::Refused(exit) => return Ok(exit),
@@ -88,7 +86,7 @@ pub(super) async fn show(client: &Client, run: &str, format: Output) -> anyhow::
 
 pub(super) async fn cancel(
     client: &Client,
-    run: &str,
+    run: RunId,
     reason: Option<String>,
     format: Output,
 ) -> anyhow::Result<Exit> {
@@ -96,7 +94,7 @@ pub(super) async fn cancel(
     command(client, &format!("/runs/{run}/cancel"), &body, format).await
 }
 
-pub(super) async fn resume(client: &Client, run: &str, format: Output) -> anyhow::Result<Exit> {
+pub(super) async fn resume(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     command(client, &format!("/runs/{run}/resume"), &json!({}), format).await
 }
 

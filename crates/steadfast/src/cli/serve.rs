@@ -40,10 +40,11 @@ impl Serving {
         let listen = listen.unwrap_or(config.server.listen);
         if !listen.ip().is_loopback() {
             let problem = format!(
-                "`server.listen` is {listen}: only loopback addresses are served, because there is \
+                "it is {listen}: only loopback addresses are served, because there is \
                  no authentication yet; put a proxy that authenticates in front"
             );
-            return Err(ConfigError::Unusable { problem }.into());
+            let place = "server.listen".to_owned();
+            return Err(ConfigError::Unusable { place, problem }.into());
         }
         // The port first: a second server must fail before it touches the store.
         let listener = TcpListener::bind(listen).await.with_context(|| {

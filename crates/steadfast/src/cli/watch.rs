@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use reqwest::Response;
 use steadfast_runtime::{EventView, RunView, Status};
+use steadfast_store::RunId;
 
 use super::client::{Answer, Client};
 use super::remote::exit_of;
@@ -29,7 +30,7 @@ enum Ended {
     Broken(anyhow::Error),
 }
 
-pub(super) async fn watch(client: &Client, run: &str, format: Output) -> anyhow::Result<Exit> {
+pub(super) async fn watch(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     let mut after = 0;
     let mut failures = 0;
     loop {
@@ -51,7 +52,7 @@ pub(super) async fn watch(client: &Client, run: &str, format: Output) -> anyhow:
 /// One connection: prints what follows the event `after`, and moves it on.
 async fn follow(
     client: &Client,
-    run: &str,
+    run: RunId,
     format: Output,
     after: &mut u64,
 ) -> anyhow::Result<Ended> {

@@ -17,6 +17,7 @@ use steadfast_providers::process::ProcessOwner;
 use steadfast_providers::tool::Tool;
 use steadfast_runtime::{Catalog, CatalogBuilder};
 
+use super::place::nearest;
 use super::sections::Wire;
 use super::{Config, ConfigError, ModelSection, ToolSection, environment, secret};
 use crate::simulated::SimulatedProvider;
@@ -50,40 +51,103 @@ pub(crate) async fn assemble(
     config: &Config,
     owner: &ProcessOwner,
 ) -> Result<Assembly, ConfigError> {
-    let client = Client::new().map_err(|error| unusable(error.to_string()))?;
-    let mut simulated = Vec::new();
-    let mut builder = Catalog::builder();
-    for (name, section) in &config.models {
-        let choice = choose(config, name, section)?;
-        let (options, wire) = match choice {
-            Choice::Real { options, wire } => (options, wire),
-            Choice::Simulated { script } => {
-                let provider = SimulatedProvider::start(&script, None, None)
-                    .await
-                    .map_err(|error| unusable(format!("`models.{name}.script`: {error:#}")))?;
-                let options = provider.model_options();
-                simulated.push(provider);
-                (options, Wire::OpenAi)
-            }
-        };
-        let model = client_for(&client, wire, options, section)
-            .map_err(|error| unusable(format!("`models.{name}`: {error}")))?;
-        builder = builder.model(name, model, section.stream);
-    }
-    builder = add_tools(config, owner, builder)?;
-    let (mut builder, mcp_servers) = add_mcp_servers(config, owner, builder).await?;
-    for (dependency, policy) in &config.policies {
-        builder = builder.policy(dependency, policy.clone());
-    }
-    for (name, spec) in config.agent_specs()? {
-        builder = builder.agent(name, spec);
-    }
-    let catalog = builder.build().map_err(|error| unusable(error.to_string()))?;
-    Ok(Assembly { catalog, services: Services { mcp_servers, simulated } })
+    let assembled = async {
+        let mut parts = Parts::gather(config, owner).await?;
+        let (builder, mcp_servers) = add_mcp_servers(config, owner, parts.builder).await?;
+        parts.builder = builder;
+        parts.build(config, mcp_servers)
+    };
+    assembled.await.map_err(|error| config.locate(error))
 }
 
-const fn unusable(problem: String) -> ConfigError {
-    ConfigError::Unusable { problem }
+/// Finds what is wrong with a configuration without starting a child process or opening the store, so
+/// that a wrong one leaves nothing behind. What only an MCP server can tell is found by [`assemble`].
+pub(crate) async fn verify(config: &Config) -> Result<(), ConfigError> {
+    let verified = async {
+        let owner = ProcessOwner::new(&format!("verify-{}", std::process::id()));
+        let parts = Parts::gather(config, &owner).await?;
+        let servers = mcp_configs(config)?;
+        let services = if servers.values().all(|server| server.disabled) {
+            parts.build(config, Vec::new())?.services
+        } else {
+            config.agent_specs()?;
+            Services { mcp_servers: Vec::new(), simulated: parts.simulated }
+        };
+        services.shutdown().await;
+        Ok(())
+    };
+    verified.await.map_err(|error| config.locate(error))
+}
+
+/// Everything but the MCP servers.
+struct Parts {
+    builder: CatalogBuilder,
+    simulated: Vec<SimulatedProvider>,
+}
+
+impl Parts {
+    async fn gather(config: &Config, owner: &ProcessOwner) -> Result<Self, ConfigError> {
+        let client = Client::new().map_err(|error| unfit(error.to_string()))?;
+        let mut simulated = Vec::new();
+        let mut builder = Catalog::builder();
+        for (name, section) in &config.models {
+            let place = format!("models.{name}");
+            let (options, wire) = match choose(config, name, section)? {
+                Choice::Real { options, wire } => (options, wire),
+                Choice::Simulated { script } => {
+                    let provider =
+                        SimulatedProvider::start(&script, None, None).await.map_err(|error| {
+                            unusable(&format!("{place}.script"), format!("{error:#}"))
+                        })?;
+                    let options = provider.model_options();
+                    simulated.push(provider);
+                    (options, Wire::OpenAi)
+                }
+            };
+            let model = client_for(&client, wire, options, section)
+                .map_err(|error| unusable(&place, error.to_string()))?;
+            builder = builder.model(name, model, section.stream);
+        }
+        builder = add_tools(config, owner, builder)?;
+        Ok(Self { builder, simulated })
+    }
+
+    fn build(self, config: &Config, mcp_servers: Vec<McpServer>) -> Result<Assembly, ConfigError> {
+        let mut builder = self.builder;
+        for (dependency, policy) in &config.policies {
+            builder = builder.policy(dependency, policy.clone());
+        }
+        for (name, spec) in config.agent_specs()? {
+            builder = builder.agent(name, spec);
+        }
+        let catalog = builder.build().map_err(|error| unfit(error.to_string()))?;
+        check_policies(config, &catalog)?;
+        let services = Services { mcp_servers, simulated: self.simulated };
+        Ok(Assembly { catalog, services })
+    }
+}
+
+/// A policy for what is not there would protect nothing, and nobody would know.
+fn check_policies(config: &Config, catalog: &Catalog) -> Result<(), ConfigError> {
+    let servers = mcp_configs(config)?;
+    let mut known: Vec<String> = servers.keys().map(|name| format!("mcp:{name}")).collect();
+    known.extend(catalog.guards().map(|guard| guard.name().to_owned()));
+    let Some(unknown) = config.policies.keys().find(|dependency| !known.contains(dependency))
+    else {
+        return Ok(());
+    };
+    let meant = nearest(unknown, known.iter().map(String::as_str));
+    let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+    let problem = format!("there is no such dependency; there are: {}{meant}", known.join(", "));
+    Err(unusable(&format!("policies.{unknown}"), problem))
+}
+
+fn unusable(place: &str, problem: String) -> ConfigError {
+    ConfigError::Unusable { place: place.to_owned(), problem }
+}
+
+const fn unfit(problem: String) -> ConfigError {
+    ConfigError::Unfit { problem }
 }
 
 /// Who answers for a model.
@@ -96,7 +160,7 @@ fn choose(config: &Config, name: &str, section: &ModelSection) -> Result<Choice,
     let place = format!("models.{name}");
     let simulated = || match &section.script {
         Some(script) => Ok(Choice::Simulated { script: config.resolve(script) }),
-        None => Err(unusable(format!("`{place}`: a simulated model needs a `script`"))),
+        None => Err(unusable(&place, "a simulated model needs a `script`".to_owned())),
     };
     match section.provider.as_str() {
         "auto" => {
@@ -129,7 +193,7 @@ fn well_known(place: &str, wire: Wire, model: Option<&String>) -> Result<Choice,
             ("anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "https://api.anthropic.com")
         }
     };
-    let model = model.ok_or_else(|| unusable(format!("`{place}`: `model` is missing")))?;
+    let model = model.ok_or_else(|| unusable(place, "`model` is missing".to_owned()))?;
     let options = ModelOptions {
         provider: provider.to_owned(),
         model: model.clone(),
@@ -150,17 +214,18 @@ fn configured(
 ) -> Result<Choice, ConfigError> {
     let Some(found) = config.providers.get(provider) else {
         let known: Vec<_> = config.providers.keys().map(String::as_str).collect();
-        return Err(unusable(format!(
-            "`{place}.provider` is `{provider}`, which is none of `auto`, `simulated`, `openai`, \
-             `anthropic` and the configured providers ({})",
+        let problem = format!(
+            "it is `{provider}`, which is none of `auto`, `simulated`, `openai`, `anthropic` and the \
+             configured providers ({})",
             known.join(", ")
-        )));
+        );
+        return Err(unusable(&format!("{place}.provider"), problem));
     };
     let at = format!("providers.{provider}");
     let base_url = found.base_url.clone();
-    let base_url = base_url.ok_or_else(|| unusable(format!("`{at}.base_url` is missing")))?;
+    let base_url = base_url.ok_or_else(|| unusable(&at, "`base_url` is missing".to_owned()))?;
     let model = section.model.clone();
-    let model = model.ok_or_else(|| unusable(format!("`{place}.model` is missing")))?;
+    let model = model.ok_or_else(|| unusable(place, "`model` is missing".to_owned()))?;
     let key = found.api_key.as_ref().map(|key| secret(&format!("{at}.api_key"), key));
     let mut headers = Vec::new();
     for (name, value) in &found.headers {
@@ -215,7 +280,7 @@ fn tools_of(
     name: &str,
     section: &ToolSection,
 ) -> Result<Vec<Arc<dyn Tool>>, ConfigError> {
-    let wrong = |problem: String| unusable(format!("`tools.{name}`: {problem}"));
+    let wrong = |problem: String| unusable(&format!("tools.{name}"), problem);
     let folder = |path: &Option<PathBuf>| {
         Some(path.as_ref().map_or_else(|| config.base.clone(), |path| config.resolve(path)))
     };
@@ -288,13 +353,24 @@ async fn add_mcp_servers(
         }
         let started = McpServer::start(&name, server, owner.clone())
             .await
-            .map_err(|error| unusable(format!("`mcp_servers.{name}`: {error}")))?;
+            .map_err(|error| not_started(config, &name, &error.to_string()))?;
         for tool in started.tools() {
             builder = builder.tool(tool);
         }
         servers.push(started);
     }
     Ok((builder, servers))
+}
+
+/// A server may stand in this file or in the one that `mcp_config` names.
+fn not_started(config: &Config, name: &str, problem: &str) -> ConfigError {
+    match &config.mcp_config {
+        Some(file) if !config.mcp_servers.contains_key(name) => ConfigError::Invalid {
+            path: config.resolve(file),
+            problem: format!("`mcpServers.{name}`: {problem}"),
+        },
+        _ => unusable(&format!("mcp_servers.{name}"), problem.to_owned()),
+    }
 }
 
 fn mcp_configs(config: &Config) -> Result<BTreeMap<String, McpServerConfig>, ConfigError> {
@@ -311,8 +387,10 @@ fn mcp_configs(config: &Config) -> Result<BTreeMap<String, McpServerConfig>, Con
         all.extend(parsed);
     }
     let json = serde_json::to_string(&config.mcp_servers)
-        .map_err(|error| unusable(format!("`mcp_servers`: {error}")))?;
-    all.extend(parse_mcp_servers(&json).map_err(|error| unusable(error.to_string()))?);
+        .map_err(|error| unusable("mcp_servers", error.to_string()))?;
+    all.extend(parse_mcp_servers(&json).map_err(|error| {
+        unusable(&error.place.replacen("mcpServers", "mcp_servers", 1), error.reason)
+    })?);
     for server in all.values_mut() {
         server.cwd =
             Some(server.cwd.take().map_or_else(|| config.base.clone(), |cwd| config.resolve(&cwd)));

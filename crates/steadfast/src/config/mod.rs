@@ -2,17 +2,20 @@
 //! name and place. The only module that reads the environment.
 
 mod assemble;
+mod place;
 mod sections;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
 use steadfast_runtime::AgentSpec;
 
-pub(crate) use assemble::{Assembly, Services, assemble};
-pub(crate) use sections::{LogFormat, ModelSection, ProviderSection, ToolSection};
+pub(crate) use assemble::{Assembly, Services, assemble, verify};
+pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
 use sections::{LogSection, RuntimeSection, ServerSection, StoreSection};
 
 /// The file looked for if none is named.
@@ -47,15 +50,16 @@ pub(crate) struct Config {
     /// The folder that relative paths start from: the file's own.
     #[serde(skip)]
     pub(crate) base: PathBuf,
+    /// What was read, to say where something stands.
+    #[serde(skip)]
+    file: Option<Arc<File>>,
 }
 
-/// An agent, with its instructions in place or in a file.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct AgentSection {
-    /// A file with the instructions, instead of `instructions`.
-    pub(crate) instructions_file: Option<PathBuf>,
-    #[serde(flatten)]
-    pub(crate) rest: toml::Table,
+/// A configuration file as it was read.
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    text: String,
 }
 
 /// A configuration that cannot be used.
@@ -65,24 +69,33 @@ pub(crate) enum ConfigError {
     Unreadable { path: PathBuf, problem: std::io::Error, hint: &'static str },
     #[error("{}: {problem}", .path.display())]
     Invalid { path: PathBuf, problem: String },
-    #[error("{place}: environment variable `{variable}` is not set: export it, or remove the key")]
+    #[error(
+        "`{place}`: environment variable `{variable}` is not set: export it, or remove the key"
+    )]
     NoVariable { place: String, variable: String },
-    #[error("{place}: a secret may only be named, as `env:VARIABLE`, never written here")]
+    #[error("`{place}`: a secret may only be named, as `env:VARIABLE`, never written here")]
     PlainSecret { place: String },
+    #[error("`{place}`: {problem}")]
+    Unusable { place: String, problem: String },
+    /// Several keys do not fit together.
     #[error("{problem}")]
-    Unusable { problem: String },
+    Unfit { problem: String },
+    /// Any of the above, with where it stands.
+    #[error("{place}: {problem}")]
+    At { place: String, problem: Box<Self> },
 }
+
+/// The shortest life of a lease. It is renewed every third of it, which takes a write to the disk.
+const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
 
 impl Config {
     /// Reads a file. Without a name, `steadfast.toml` in the working directory.
     pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let named = path.is_some();
-        let path = path.unwrap_or_else(|| Path::new(DEFAULT_FILE));
-        let hint = if named {
-            ""
-        } else {
-            "; name a file with `--config`, or make one with `steadfast init`"
+        let hint = match path {
+            Some(_) => "; name a file that is there, or make one with `steadfast init`",
+            None => "; name a file with `--config`, or make one with `steadfast init`",
         };
+        let path = path.unwrap_or_else(|| Path::new(DEFAULT_FILE));
         let text = std::fs::read_to_string(path).map_err(|problem| ConfigError::Unreadable {
             path: path.to_owned(),
             problem,
@@ -90,40 +103,78 @@ impl Config {
         })?;
         let mut config: Self = toml::from_str(&text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
-            problem: error.to_string().trim_end().to_owned(),
+            problem: place::explain(&error),
         })?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         config.base = parent.unwrap_or_else(|| Path::new(".")).to_owned();
+        config.file = Some(Arc::new(File { path: path.to_owned(), text }));
+        config.check_runtime().map_err(|error| config.locate(error))?;
         Ok(config)
+    }
+
+    fn check_runtime(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, problem: &str| ConfigError::Unusable {
+            place: format!("runtime.{key}"),
+            problem: problem.to_owned(),
+        };
+        if self.runtime.concurrency == 0 {
+            return Err(wrong("concurrency", "it is 0: nothing would ever run; use 1 or more"));
+        }
+        if self.runtime.lease_ttl < LEASE_TTL_MIN {
+            let short = "it is too short to be renewed in time; use `1s` or more";
+            return Err(wrong("lease_ttl", short));
+        }
+        Ok(())
+    }
+
+    /// Says in which file and line an error stands, if it does not say so itself.
+    pub(crate) fn locate(&self, error: ConfigError) -> ConfigError {
+        let place = match &error {
+            ConfigError::NoVariable { place, .. }
+            | ConfigError::PlainSecret { place }
+            | ConfigError::Unusable { place, .. } => Some(place),
+            ConfigError::Unfit { .. } => None,
+            ConfigError::Unreadable { .. }
+            | ConfigError::Invalid { .. }
+            | ConfigError::At { .. } => return error,
+        };
+        let Some(file) = &self.file else { return error };
+        let line = place.and_then(|place| place::line_of(&file.text, place));
+        let line = line.map(|line| format!(" line {line}")).unwrap_or_default();
+        ConfigError::At {
+            place: format!("{}{line}", file.path.display()),
+            problem: Box::new(error),
+        }
     }
 
     /// A path of the file, as seen from the working directory.
     pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
-        self.base.join(path)
+        if self.base == Path::new(".") { path.to_owned() } else { self.base.join(path) }
     }
 
     /// The agents' definitions.
     pub(crate) fn agent_specs(&self) -> Result<BTreeMap<String, AgentSpec>, ConfigError> {
         let mut specs = BTreeMap::new();
         for (name, section) in &self.agents {
-            let invalid = |problem: String| ConfigError::Unusable {
-                problem: format!("`agents.{name}`: {problem}"),
-            };
-            let mut spec: AgentSpec = section
-                .rest
-                .clone()
-                .try_into()
-                .map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
-            if let Some(file) = &section.instructions_file {
-                if !spec.instructions.is_empty() {
-                    let both = "set `instructions` or `instructions_file`, not both";
-                    return Err(invalid(both.to_owned()));
+            let instructions = match (&section.instructions, &section.instructions_file) {
+                (Some(_), Some(_)) => {
+                    return Err(ConfigError::Unusable {
+                        place: format!("agents.{name}.instructions_file"),
+                        problem: "set `instructions` or `instructions_file`, not both".to_owned(),
+                    });
                 }
-                let path = self.resolve(file);
-                spec.instructions = std::fs::read_to_string(&path)
-                    .map_err(|problem| ConfigError::Unreadable { path, problem, hint: "" })?;
-            }
-            specs.insert(name.clone(), spec);
+                (Some(instructions), None) => instructions.clone(),
+                (None, Some(file)) => {
+                    let path = self.resolve(file);
+                    std::fs::read_to_string(&path).map_err(|problem| ConfigError::Unreadable {
+                        path,
+                        problem,
+                        hint: "; it is named by an agent's `instructions_file`",
+                    })?
+                }
+                (None, None) => String::new(),
+            };
+            specs.insert(name.clone(), section.spec(instructions));
         }
         Ok(specs)
     }
@@ -179,10 +230,22 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_key_of_an_agent_names_the_agent() {
-        let config = load("[agents.a]\nmodel = \"m\"\nmax_iteration = 3\n").expect("loads");
-        let message = config.agent_specs().expect_err("wrong").to_string();
-        assert!(message.contains("agents.a") && message.contains("max_iteration"), "{message}");
+    fn a_wrong_key_of_an_agent_has_its_line_and_the_right_one() {
+        let wrong = load("[agents.a]\nmodel = \"m\"\nmax_iteration = 3\n").expect_err("wrong");
+        let message = wrong.to_string();
+        for part in ["steadfast.toml", "line 3", "`max_iteration`", "did you mean `max_iterations`"]
+        {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_option_that_cannot_work_has_its_line() {
+        for (key, value) in [("concurrency", "0"), ("lease_ttl", "\"0s\"")] {
+            let wrong = load(&format!("[runtime]\n{key} = {value}\n")).expect_err("wrong");
+            let message = wrong.to_string();
+            assert!(message.contains(&format!("line 2: `runtime.{key}`")), "{message}");
+        }
     }
 
     #[test]

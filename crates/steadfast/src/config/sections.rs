@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
+use steadfast_runtime::AgentSpec;
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -138,6 +139,50 @@ pub(crate) struct ModelSection {
 
 const fn yes() -> bool {
     true
+}
+
+/// `[agents.NAME]`. Defaults are the runtime's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AgentSection {
+    /// A configured model.
+    pub(crate) model: String,
+    /// What the model is told above the conversation.
+    pub(crate) instructions: Option<String>,
+    /// A file with the instructions, instead of `instructions`.
+    pub(crate) instructions_file: Option<PathBuf>,
+    /// The tools it may call; `server__*` means all of an MCP server.
+    #[serde(default)]
+    pub(crate) tools: Vec<String>,
+    /// Model answers after which a run stops. Default 100.
+    pub(crate) max_iterations: Option<u32>,
+    /// Time in which a run is executed; waiting does not count. Default `30m`.
+    #[serde(default, with = "humantime_serde::option")]
+    pub(crate) turn_timeout: Option<Duration>,
+    /// Time from submission to the end. Default `24h`.
+    #[serde(default, with = "humantime_serde::option")]
+    pub(crate) total_timeout: Option<Duration>,
+    /// Longest answer, in tokens. Default: the model's.
+    pub(crate) max_output_tokens: Option<u32>,
+    /// Sampling temperature. Default: the provider's.
+    pub(crate) temperature: Option<f64>,
+}
+
+impl AgentSection {
+    /// The agent that it describes; `instructions` are read already.
+    pub(super) fn spec(&self, instructions: String) -> AgentSpec {
+        let defaults = AgentSpec::new(&self.model);
+        AgentSpec {
+            instructions,
+            tools: self.tools.clone(),
+            max_iterations: self.max_iterations.unwrap_or(defaults.max_iterations),
+            turn_timeout: self.turn_timeout.unwrap_or(defaults.turn_timeout),
+            total_timeout: self.total_timeout.unwrap_or(defaults.total_timeout),
+            max_output_tokens: self.max_output_tokens,
+            temperature: self.temperature,
+            ..defaults
+        }
+    }
 }
 
 /// `[tools.NAME]`.

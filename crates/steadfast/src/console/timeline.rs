@@ -85,7 +85,7 @@ impl Timeline {
         };
         match event {
             RunEvent::Submitted { agent, input } => {
-                let made = step("submitted", format!("Submitted to `{agent}`"), "accepted");
+                let made = step("submitted", format!("Submitted to {agent}"), "accepted");
                 self.add(made.text("Input", input, true));
             }
             RunEvent::Claimed { node, epoch } => {
@@ -96,7 +96,7 @@ impl Timeline {
             }
             answered @ RunEvent::ModelAnswered { .. } => self.answer(answered, &step),
             RunEvent::ToolStarted { call_id, tool, effect, .. } => {
-                let index = self.call(&call_id, || step("tool", format!("Tool `{tool}`"), ""));
+                let index = self.call(&call_id, || step("tool", format!("Tool {tool}"), ""));
                 let effect = format!("{effect:?}").to_lowercase();
                 self.change(index, |step| {
                     step.badge = "under way";
@@ -104,7 +104,7 @@ impl Timeline {
                 });
             }
             RunEvent::ToolFinished { call_id, tool, outcome, content, attempts, took_ms } => {
-                let index = self.call(&call_id, || step("tool", format!("Tool `{tool}`"), ""));
+                let index = self.call(&call_id, || step("tool", format!("Tool {tool}"), ""));
                 self.open.remove(&call_id);
                 self.change(index, |step| {
                     step.badge = outcome_word(outcome);
@@ -140,7 +140,7 @@ impl Timeline {
             return;
         };
         let badge = if simulated { "simulated" } else { "answered" };
-        let mut made = step("model", format!("Model `{model}`"), badge)
+        let mut made = step("model", format!("Model {model}"), badge)
             .fact("took", took(took_ms))
             .fact("attempts", attempts.to_string())
             .fact("tokens in", usage.input_total().to_string())
@@ -163,7 +163,7 @@ impl Timeline {
 
     fn ask(&mut self, mut step: Step, index: usize, call: ToolCall) {
         step.id = format!("{}-{index}", step.id);
-        step.title = format!("Tool `{}`", call.name);
+        step.title = format!("Tool {}", call.name);
         let arguments = pretty(&call.arguments);
         let index = self.add(step.text("Arguments", arguments, false));
         self.open.insert(call.id, index);
@@ -332,7 +332,7 @@ mod tests {
         push(&mut timeline, finished);
         assert_eq!(timeline.steps().len(), 2);
         let step = &timeline.steps()[1];
-        assert_eq!((step.badge, step.title.as_str()), ("done", "Tool `add`"));
+        assert_eq!((step.badge, step.title.as_str()), ("done", "Tool add"));
         assert_eq!(step.texts[0].text, "{\n  \"a\": 1\n}");
         assert!(step.facts.contains(&("attempts", "2".into())));
     }

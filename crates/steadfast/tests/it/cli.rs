@@ -1,17 +1,6 @@
-//! Bad input: one clear message, an exit code that is not 0, nothing half-written.
+//! The command line: what each command says, and how it refuses.
 
-use crate::program::{example, run, text};
-
-/// Runs, and expects exit code and words on standard error.
-fn refused(folder: &std::path::Path, arguments: &[&str], code: i32, words: &[&str]) {
-    let output = run(folder, arguments);
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    for word in words {
-        assert!(said.contains(word), "`{word}` is missing in: {said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
-}
+use crate::program::{example, refused, run, text};
 
 #[test]
 fn a_missing_configuration_names_the_file_and_the_remedy() {

@@ -25,6 +25,26 @@ pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
     steadfast(folder).args(arguments).output().expect("the program starts")
 }
 
+/// Expects a refusal: this exit code, nothing on standard output, one message on standard error, and
+/// in it these words. Returns the message.
+pub(crate) fn refused(folder: &Path, arguments: &[&str], code: i32, words: &[&str]) -> String {
+    refusal(&run(folder, arguments), code, words)
+}
+
+/// As [`refused`], of a program that has ended.
+pub(crate) fn refusal(output: &Output, code: i32, words: &[&str]) -> String {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert_eq!(text(&output.stdout), "", "{said}");
+    let messages = said.lines().filter(|line| line.starts_with("error: ")).count();
+    assert_eq!(messages, 1, "{said}");
+    for word in words {
+        assert!(said.contains(word), "`{word}` is missing in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
