@@ -46,7 +46,10 @@
     fresh.querySelectorAll("details").forEach((details, index) => {
       if (before[index]) details.open = before[index].open;
     });
+    const scrolled = old.querySelector(".wide")?.scrollLeft ?? 0;
     old.replaceWith(fresh);
+    const wide = fresh.querySelector(".wide");
+    if (wide) wide.scrollLeft = scrolled;
     if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   };
 

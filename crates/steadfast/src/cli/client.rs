@@ -5,6 +5,7 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use steadfast_store::RunId;
 
 use super::Exit;
 
@@ -42,6 +43,13 @@ impl Client {
         Ok(Self { http, base })
     }
 
+    /// Where a person can look at a run. A password in the server's address is not repeated.
+    pub(super) fn console(&self, run: RunId) -> String {
+        let server = self.base.origin().ascii_serialization();
+        let path = self.base.path().trim_end_matches("/api/v1");
+        format!("{server}{path}/console/runs/{run}")
+    }
+
     /// Gets what a query finds.
     pub(super) async fn find<T: DeserializeOwned>(
         &self,
@@ -64,9 +72,12 @@ impl Client {
         read(self.send(self.request(Method::POST, path).json(body)).await?).await
     }
 
-    /// Opens a stream of server-sent events.
-    pub(super) async fn stream(&self, path: &str) -> anyhow::Result<Answer<Response>> {
-        let request = self.request(Method::GET, path).header("accept", "text/event-stream");
+    /// Opens a stream of server-sent events that begins after the event of that number.
+    pub(super) async fn stream(&self, path: &str, after: u64) -> anyhow::Result<Answer<Response>> {
+        let mut request = self.request(Method::GET, path).header("accept", "text/event-stream");
+        if after > 0 {
+            request = request.header("last-event-id", after);
+        }
         let response = self.send(request).await?;
         if response.status().is_success() {
             return Ok(Answer::Ok(response));
@@ -111,5 +122,22 @@ async fn refusal(response: Response) -> Exit {
         404 => Exit::NotFound,
         409 | 403 => Exit::Refused,
         _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runs_page_is_told_without_the_servers_password() {
+        let run: RunId = "01936f3e-7c3a-7b1e-9d5a-2f6c8a4b0e17".parse().unwrap();
+        for (server, expected) in [
+            ("http://127.0.0.1:7420/", "http://127.0.0.1:7420"),
+            ("https://me:secret@agents.example/team", "https://agents.example/team"),
+        ] {
+            let page = Client::new(server).unwrap().console(run);
+            assert_eq!(page, format!("{expected}/console/runs/{run}"));
+        }
     }
 }

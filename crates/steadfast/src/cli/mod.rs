@@ -7,6 +7,7 @@ mod local;
 mod output;
 mod remote;
 mod serve;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -266,7 +267,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
-        Command::Watch { run } => remote::watch(&client()?, run, output).await,
+        Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, run, output).await,
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,

@@ -1,9 +1,7 @@
 //! The commands that talk to a server.
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
-use steadfast_providers::sse::Parser;
-use steadfast_runtime::{EventView, RunList, RunView, Status};
+use steadfast_runtime::{RunList, RunView, Status};
 use steadfast_store::RunId;
 
 use super::client::{Answer, Client};
@@ -29,9 +27,17 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
         Answer::Ok(run) => run,
         Answer::Refused(exit) => return Ok(exit),
     };
+    let page = client.console(run.id);
     match format {
-        Output::Json => output::json(&run)?,
-        Output::Text => output::data(&run.id.to_string()),
+        Output::Json => {
+            let mut value = serde_json::to_value(&run)?;
+            value["console"] = Value::String(page);
+            output::json(&value)?;
+        }
+        Output::Text => {
+            output::data(&run.id.to_string());
+            output::talk(&format!("watch it at {page}"));
+        }
     }
     Ok(Exit::Done)
 }
@@ -76,30 +82,6 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
         output::data(&format!("\n{ending}"));
     }
     Ok(Exit::Done)
-}
-
-pub(super) async fn watch(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
-    let mut response = match client.stream(&format!("/runs/{run}/events")).await? {
-        Answer::Ok(response) => response,
-        Answer::Refused(exit) => return Ok(exit),
-    };
-    let mut parser = Parser::default();
-    let mut events = Vec::new();
-    while let Some(chunk) = response.chunk().await.context("the server went away")? {
-        parser.feed(&chunk, &mut events)?;
-        for event in events.drain(..) {
-            let view: EventView = serde_json::from_str(&event.data)?;
-            match format {
-                Output::Json => output::json(&view)?,
-                Output::Text => output::data(&output::event(&view)),
-            }
-        }
-    }
-    let view: RunView = match client.get(&format!("/runs/{run}")).await? {
-        Answer::Ok(view) => view,
-        Answer::Refused(exit) => return Ok(exit),
-    };
-    Ok(exit_of(&view))
 }
 
 pub(super) async fn cancel(

@@ -1,4 +1,4 @@
-//! The one script and the one style sheet, in the binary.
+//! The one script, the one style sheet and the icon, in the binary.
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +19,16 @@ pub(super) async fn style() -> Response {
     (
         [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")],
         include_str!("../../assets/console.css"),
+    )
+        .into_response()
+}
+
+/// The icon of a tab.
+pub(super) async fn icon() -> Response {
+    let kind = "image/svg+xml";
+    (
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")],
+        include_str!("../../assets/icon.svg"),
     )
         .into_response()
 }

@@ -57,12 +57,15 @@ struct ListReader {
 impl ListReader {
     async fn next(&mut self) -> Option<String> {
         loop {
+            // Also after something was sent: where runs never rest, pages are still sent with pauses.
+            if !self.sent.is_empty() {
+                wait(&self.state, &mut self.watch, None).await?;
+            }
             let html = logged(runs::fragment(&self.state, &self.query).await)?;
             if html != self.sent {
                 html.clone_into(&mut self.sent);
                 return Some(html);
             }
-            wait(&self.state, &mut self.watch, None).await?;
         }
     }
 }
@@ -108,15 +111,17 @@ struct RunReader {
 impl RunReader {
     async fn next(&mut self) -> Option<Vec<Fragment>> {
         loop {
-            let fragments = logged(self.changes().await)?;
-            if !fragments.is_empty() {
-                return Some(fragments);
-            }
             // A run that is over changes only if it is resumed; its page is loaded again then.
             if self.over {
                 return None;
             }
-            wait(&self.state, &mut self.watch, Some(self.run)).await?;
+            if !self.head.is_empty() {
+                wait(&self.state, &mut self.watch, Some(self.run)).await?;
+            }
+            let fragments = logged(self.changes().await)?;
+            if !fragments.is_empty() {
+                return Some(fragments);
+            }
         }
     }
 
@@ -151,6 +156,8 @@ async fn wait(state: &ServerState, watch: &mut Watch, run: Option<RunId>) -> Opt
         return None;
     }
     tokio::time::sleep(COALESCE).await;
+    // The notices of the burst are dropped: what they tell of is in the store, and is read next.
+    *watch = state.runtime.watch();
     Some(())
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/console/live", get(live::list))
         .route("/console/console.js", get(assets::script))
         .route("/console/console.css", get(assets::style))
+        .route("/console/icon.svg", get(assets::icon))
         .route("/errors/{code}", get(errors::page))
         .route("/console/guards", get(guards::page))
         .route("/console/guards/live", get(guards::live_rows))

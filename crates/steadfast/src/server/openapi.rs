@@ -237,3 +237,16 @@ fn parameter(name: &str, kind: Type, meaning: &str, place: ParameterIn) -> Param
         .schema(Some(typed(kind)))
         .build()
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_the_routes_and_no_other() {
+        let mut routes: Vec<_> =
+            super::super::routes().into_iter().map(|(path, _)| path.to_owned()).collect();
+        routes.sort_unstable();
+        let described: Vec<_> = document("0").paths.paths.into_keys().collect();
+        assert_eq!(routes, described);
+    }
+}

@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 use steadfast_runtime::event::StopReason;
 use steadfast_runtime::{
@@ -121,7 +122,7 @@ enum FailureView {
 pub(super) async fn submit(
     State(state): State<ServerState>,
     JsonBody(body): JsonBody<SubmitBody>,
-) -> Result<(StatusCode, Json<RunView>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<RunView>), Problem> {
     let mut command = SubmitRun::new(body.agent, body.input);
     command.priority = body.priority;
     command.key = body.key;
@@ -130,7 +131,8 @@ pub(super) async fn submit(
     }
     let submitted = state.runtime.submit(command).await?;
     let status = if submitted.new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(submitted.run)))
+    let location = format!("/api/v1/runs/{}", submitted.run.id);
+    Ok((status, [(LOCATION, location)], Json(submitted.run)))
 }
 
 pub(super) async fn list(

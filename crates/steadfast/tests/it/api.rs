@@ -11,6 +11,7 @@ fn a_run_is_submitted_watched_shown_and_listed() {
     let submitted = run(&folder, &["submit", "report", "--server", &url]);
     assert!(submitted.status.success(), "{}", text(&submitted.stderr));
     let id = text(&submitted.stdout).trim().to_owned();
+    assert!(text(&submitted.stderr).contains(&format!("{url}/console/runs/{id}")));
 
     let watched = run(&folder, &["watch", &id, "--server", &url]);
     assert_eq!(watched.status.code(), Some(0), "{}", text(&watched.stderr));

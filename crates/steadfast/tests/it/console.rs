@@ -1,6 +1,8 @@
 //! The pages for people, as a browser gets them.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::http::{EventStream, get, post, request, serve, submit_form};
 use crate::program::text;
@@ -97,14 +99,41 @@ fn an_empty_list_says_how_to_start_and_the_root_leads_to_it() {
     assert!(root.head.contains("location: /console\r\n"), "{}", root.head);
     let page = get(&server.address, "/console");
     assert_eq!(page.status, 200);
-    assert!(page.body.contains("No runs yet") && page.body.contains("steadfast submit"));
+    assert!(page.body.contains("No runs yet"));
+    assert!(page.body.contains("steadfast submit broken --input"), "{}", page.body);
     assert!(page.body.contains("SIMULATED"));
-    for header in ["content-security-policy: default-src 'self'", "x-content-type-options: nosniff"]
-    {
-        assert!(page.head.contains(header), "{}", page.head);
-    }
-    for asset in ["/console/console.js", "/console/console.css"] {
+    for asset in ["/console/console.js", "/console/console.css", "/console/icon.svg"] {
         assert_eq!(get(&server.address, asset).status, 200);
+    }
+}
+
+#[test]
+fn every_answer_has_the_headers_that_keep_other_sites_out() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    for (path, status) in [
+        ("/console", 200),
+        ("/console/console.js", 200),
+        ("/console?limit=0", 400),
+        ("/api/v1/runs", 200),
+        ("/api/v1/runs/nonsense", 400),
+        ("/nothing", 404),
+    ] {
+        let answer = get(&server.address, path);
+        assert_eq!(answer.status, status, "{path}");
+        for header in [
+            "content-security-policy: default-src 'self'; base-uri 'none'; form-action 'self'; \
+             frame-ancestors 'none'; object-src 'none'",
+            "x-content-type-options: nosniff",
+            "x-frame-options: deny",
+            "referrer-policy: same-origin",
+            "cross-origin-opener-policy: same-origin",
+            "cross-origin-resource-policy: same-origin",
+            "cache-control: no-",
+        ] {
+            assert!(answer.head.contains(header), "`{header}` is missing at {path}");
+        }
+        assert!(!answer.head.contains("access-control-allow-origin"), "{path}");
     }
 }
 
@@ -115,8 +144,12 @@ fn a_run_is_shown_with_its_steps_and_nobodys_words_become_html() {
     let at = &server.address;
     let run = submit(at, "quick", "<img src=x onerror=alert('input')>");
     assert_eq!(follow(at, &run).last().map(String::as_str), Some("succeeded"));
+    let list = get(at, "/console?agent=%22%3E%3Cimg%20src=x%3E").body;
+    assert!(!list.contains("<img") && list.contains("No run matches"), "{list}");
     let list = get(at, "/console").body;
     assert!(list.contains(&format!("/console/runs/{run}")) && list.contains("1/2"), "{list}");
+    let row = list.split("<tr>").find(|row| row.contains(&run)).expect("its row");
+    assert!(row.contains("badge simulated\">SIMULATED"), "{row}");
     let page = get(at, &format!("/console/runs/{run}")).body;
     for expected in ["I begin.", "half done", "report_progress", "succeeded", "Submitted to"] {
         assert!(page.contains(expected), "`{expected}` is missing in: {page}");
@@ -148,18 +181,48 @@ fn the_list_is_filtered_and_paged_by_its_address() {
     assert_eq!(shown("/console?state=failed"), 0);
     assert!(get(at, "/console?state=failed").body.contains("No run matches"));
     let first = get(at, "/console?agent=quick&limit=2").body;
-    let older = first.split("id=\"older\"").nth(1).and_then(|rest| rest.split('"').nth(3));
-    let older = older.expect("a link to older runs").replace("&#38;", "&").replace("&amp;", "&");
+    let older = link(&first, "older").expect("a link to older runs");
     assert!(older.contains("agent=quick") && older.contains("limit=2"), "{older}");
     assert_eq!(shown(&older), 2);
     for bad in ["/console?state=sleeping", "/console?limit=0", "/console?colour=red"] {
         let page = get(at, bad);
         assert_eq!(page.status, 400, "{bad}");
-        assert!(page.head.contains("text/html") && page.body.contains("invalid_request"));
+        assert!(page.head.contains("text/html") && page.body.contains("/errors/invalid_request"));
     }
     assert_eq!(get(at, "/console/runs/00000000-0000-7000-8000-000000000000").status, 404);
     assert_eq!(get(at, "/console/runs/nonsense").status, 400);
     assert_eq!(get(at, "/console/nothing").status, 404);
+}
+
+/// The address of the link with an id.
+fn link(page: &str, id: &str) -> Option<String> {
+    let rest = page.split(&format!("id=\"{id}\"")).nth(1)?;
+    let tag = rest.split('>').next()?;
+    let address = tag.split("href=\"").nth(1)?.split('"').next()?;
+    Some(address.replace("&#38;", "&").replace("&amp;", "&"))
+}
+
+#[test]
+fn older_runs_are_reached_page_by_page_each_of_them_once() {
+    const RUNS: usize = 120;
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let mut expected: Vec<String> = (0..RUNS).map(|_| submit(at, "stuck", "wait")).collect();
+    expected.reverse();
+    let mut seen = Vec::new();
+    let mut pages = Vec::new();
+    let mut next = Some("/console".to_owned());
+    while let Some(address) = next {
+        let page = get(at, &address).body;
+        let rows: Vec<_> = page.split("<a id=\"link-").skip(1).collect();
+        pages.push(rows.len());
+        seen.extend(rows.into_iter().map(|row| row[..36].to_owned()));
+        assert_eq!(link(&page, "newest").is_some(), pages.len() > 1);
+        next = link(&page, "older");
+    }
+    assert_eq!(pages, [50, 50, 20]);
+    assert_eq!(seen, expected, "newest first");
 }
 
 #[test]
@@ -213,6 +276,79 @@ fn the_pages_are_told_what_changes() {
 }
 
 #[test]
+fn a_list_that_never_rests_is_sent_with_pauses() {
+    // The shortest pause between two updates, as the console has it.
+    const PAUSE: Duration = Duration::from_millis(300);
+    const PAUSES: u32 = 4;
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !enough.load(Ordering::Relaxed) {
+                submit(at, "stuck", "wait");
+            }
+        });
+        let begun = Instant::now();
+        let updates = EventStream::open(at, "/console/live", "").take(PAUSES as usize + 1).count();
+        let elapsed = begun.elapsed();
+        enough.store(true, Ordering::Relaxed);
+        assert_eq!(updates, PAUSES as usize + 1);
+        assert!(elapsed >= PAUSE * PAUSES, "{updates} updates in {elapsed:?}");
+    });
+}
+
+#[test]
+fn a_page_that_is_open_gets_every_step_as_it_comes() {
+    let (_temporary, folder) = folder();
+    let server = serve(&folder);
+    let at = &server.address;
+    let run = submit(at, "broken", "try");
+    assert_eq!(follow(at, &run).last().map(String::as_str), Some("failed"));
+    let path = format!("/console/runs/{run}");
+    let steps = |page: &str| -> Vec<String> {
+        let items = page.split("<li id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        items.map(str::to_owned).collect()
+    };
+    let early = steps(&get(at, &path).body);
+    assert_eq!(submit_form(at, &format!("{path}/resume")), 303);
+    // The page knows the run as it was before it was resumed.
+    let after = number_of(at, &run, "failed");
+    let live = EventStream::open(at, &format!("{path}/live?after={after}&from=0"), "");
+    let mut sent = Vec::new();
+    let mut heads = 0;
+    for message in live {
+        let fragments: Vec<serde_json::Value> =
+            serde_json::from_str(&message.data).expect("fragments are JSON");
+        for fragment in fragments {
+            let id = fragment["id"].as_str().expect("an id").to_owned();
+            let html = fragment["html"].as_str().expect("its markup");
+            assert!(html.contains(&format!("id=\"{id}\"")), "it replaces what it is: {html}");
+            if id == "head" {
+                heads += 1;
+            } else {
+                sent.push(id);
+            }
+        }
+    }
+    assert!(heads > 0, "the state is told too");
+    let late = steps(&get(at, &path).body);
+    assert!(late.len() > early.len() && late.starts_with(&early), "{early:?} {late:?}");
+    for new in &late[early.len()..] {
+        assert!(sent.contains(new), "{new} was not sent: {sent:?}");
+    }
+}
+
+/// The number of a run's first event of a kind.
+fn number_of(address: &str, run: &str, kind: &str) -> u64 {
+    let path = format!("/api/v1/runs/{run}/events");
+    let mut events = EventStream::open(address, &path, "accept: text/event-stream\r\n");
+    let event = events.find(|sent| sent.event == kind).expect("such an event");
+    event.id.parse().expect("a number")
+}
+
+#[test]
 fn the_events_of_a_run_go_on_after_the_last_one_seen() {
     let (_temporary, folder) = folder();
     let server = serve(&folder);
@@ -226,6 +362,16 @@ fn the_events_of_a_run_go_on_after_the_last_one_seen() {
     assert_eq!(rest.len(), whole.len() - 3);
     let after = EventStream::open(at, &format!("{path}?after=3"), "").count();
     assert_eq!(after, rest.len());
+    let page = format!("/api/v1/runs/{run}/events");
+    let headers = "accept: text/event-stream\r\nlast-event-id: 3\r\n";
+    assert_eq!(EventStream::open(at, &page, headers).count(), rest.len());
+    assert_eq!(EventStream::open(at, &path, "last-event-id: 1000\r\n").count(), 0);
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {at}\r\nlast-event-id: three");
+    let (status, body) = request(at, &head, b"");
+    assert_eq!(status, 400);
+    assert!(body.contains("invalid_request") && body.contains("three"), "{body}");
+    let nobody = "/api/v1/runs/00000000-0000-7000-8000-000000000000/events/stream";
+    assert_eq!(get(at, nobody).status, 404, "told before the stream begins");
 }
 
 #[test]

@@ -30,6 +30,14 @@ pub(crate) fn request(address: &str, head: &str, body: &[u8]) -> (u16, String) {
     (status.expect("a status line"), body.unwrap_or_default())
 }
 
+/// One request; status, head in lower case, and body of the answer.
+pub(crate) fn whole(address: &str, head: &str, body: &[u8]) -> (u16, String, String) {
+    let answer = exchange(address, head, body);
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.expect("a status line"), head.to_lowercase(), body.to_owned())
+}
+
 fn exchange(address: &str, head: &str, body: &[u8]) -> String {
     let mut socket = TcpStream::connect(address).expect("connects");
     let head = format!("{head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
@@ -56,14 +64,8 @@ pub(crate) struct Answer {
 
 pub(crate) fn get(address: &str, path: &str) -> Answer {
     let head = format!("GET {path} HTTP/1.1\r\nhost: {address}");
-    let answer = exchange(address, &head, b"");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Answer {
-        status: status.expect("a status line"),
-        head: head.to_lowercase(),
-        body: body.to_owned(),
-    }
+    let (status, head, body) = whole(address, &head, b"");
+    Answer { status, head, body }
 }
 
 /// A form sent by a page of the server itself.

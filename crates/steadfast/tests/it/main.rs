@@ -17,3 +17,4 @@ mod http;
 mod openapi;
 mod program;
 mod report;
+mod watch;

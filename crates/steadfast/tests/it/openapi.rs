@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::http::{get, post, serve};
+use crate::http::{get, post, serve, whole};
 use crate::program::example;
 
 /// The schema that the document gives for an answer, with the document's own references.
@@ -23,6 +23,25 @@ fn check(document: &Value, (method, path, status): (&str, &str, u16), body: &str
     assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {body}");
 }
 
+/// A named schema of the document.
+fn component(document: &Value, name: &str) -> jsonschema::Validator {
+    let mut schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+    schema["components"] = document["components"].clone();
+    jsonschema::validator_for(&schema).expect("a schema")
+}
+
+/// The same document, but an answer may hold no field that is not described. Events have fields of
+/// their kind beside those of every event.
+fn strict(mut document: Value) -> Value {
+    let schemas = document["components"]["schemas"].as_object_mut().expect("schemas");
+    for (name, schema) in schemas {
+        if name != "Event" {
+            schema["additionalProperties"] = Value::Bool(false);
+        }
+    }
+    document
+}
+
 fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
         Value::Object(fields) => {
@@ -41,6 +60,7 @@ fn what_the_server_answers_is_what_its_document_says() {
     let at = server.address.as_str();
     let document: Value =
         serde_json::from_str(&get(at, "/openapi.json").body).expect("the document is JSON");
+    let document = strict(document);
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
     let mut found = Vec::new();
     references(&document, &mut found);
@@ -66,7 +86,12 @@ fn what_the_server_answers_is_what_its_document_says() {
     check(&document, ("post", runs, status), &body);
 
     let at_id = |rest: &str| format!("{runs}/{id}{rest}");
-    crate::http::EventStream::open(at, &at_id("/events/stream"), "").for_each(drop);
+    let event = component(&document, "Event");
+    for sent in crate::http::EventStream::open(at, &at_id("/events/stream"), "") {
+        let body: Value = serde_json::from_str(&sent.data).expect("JSON");
+        assert!(event.is_valid(&body), "{body}");
+        assert_eq!((body["seq"].to_string(), &body["type"]), (sent.id, &sent.event.into()));
+    }
     for (path, real) in [
         (runs, runs.to_owned()),
         (one, at_id("")),
@@ -88,5 +113,27 @@ fn what_the_server_answers_is_what_its_document_says() {
         let (status, body) = post(at, &at_id(&format!("/{command}")), kind, body);
         check(&document, ("post", &path, status), &body);
         assert!(status >= 400, "it is over");
+    }
+}
+
+#[test]
+fn a_route_takes_the_methods_of_the_document_and_no_other() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let document: Value = serde_json::from_str(&get(at, "/openapi.json").body).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    for (path, item) in paths {
+        let real = path.replace("{id}", "00000000-0000-7000-8000-000000000000");
+        let (status, head, body) = whole(at, &format!("PATCH {real} HTTP/1.1\r\nhost: {at}"), b"");
+        assert_eq!(status, 405, "{path}: {body}");
+        assert!(body.contains("wrong_method"), "{body}");
+        let allowed = head.lines().find_map(|line| line.strip_prefix("allow: "));
+        let mut allowed: Vec<_> = allowed.expect("what is allowed").split(',').collect();
+        allowed.retain(|method| *method != "head");
+        allowed.sort_unstable();
+        let mut described: Vec<_> = item.as_object().expect("an item").keys().collect();
+        described.sort_unstable();
+        assert_eq!(allowed, described, "{path}");
     }
 }

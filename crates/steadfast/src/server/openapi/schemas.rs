@@ -55,6 +55,10 @@ fn guard() -> ObjectBuilder {
         ("concurrency", Type::Integer, true),
         ("queued", Type::Integer, true),
         ("queue", Type::Integer, true),
+        ("consecutive_failures", Type::Integer, true),
+        ("failures_to_open", Type::Integer, true),
+        ("next_probe_in_ms", Type::Integer, false),
+        ("cooldown_ms", Type::Integer, false),
     ])
     .property("counters", typed(Type::Object))
     .required("counters")
