@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::breaker::{Breaker, Health, Ticket};
+use crate::breaker::{Breaker, BreakerLook, Ending, Health, Ticket};
 use crate::retry::Outlook;
 use crate::{Policy, Rejection, Verdict};
 
@@ -58,7 +58,7 @@ pub(crate) enum Ask<'a> {
 /// What admission looks like at one moment.
 pub(crate) struct Look {
     pub(crate) policy: Arc<Policy>,
-    pub(crate) breaker: Breaker,
+    pub(crate) breaker: BreakerLook,
     pub(crate) cooldown: Option<Duration>,
     pub(crate) in_flight: usize,
     pub(crate) queued: usize,
@@ -110,7 +110,13 @@ impl State {
         wakers
     }
 
-    fn release(&mut self, ticket: Ticket, verdict: Verdict, now: Instant) -> Vec<Waker> {
+    fn release(
+        &mut self,
+        ticket: Ticket,
+        verdict: Verdict,
+        took: Duration,
+        now: Instant,
+    ) -> Vec<Waker> {
         self.in_flight -= 1;
         let health = match verdict {
             Verdict::Success => Health::Success,
@@ -120,7 +126,8 @@ impl State {
         if let Verdict::Throttled { until: Some(until) } = verdict {
             self.cooldown_until = self.cooldown_until.max(Some(until));
         }
-        self.breaker.settle(&self.policy.breaker, ticket, health, now);
+        let ending = Ending { health, took, at: now };
+        self.breaker.settle(&self.policy.breaker, ticket, ending, fastrand::f64);
         self.serve_queue(now)
     }
 }
@@ -132,11 +139,11 @@ fn wake(wakers: Vec<Waker>) {
 }
 
 impl Admission {
-    pub(crate) fn new(policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy, now: Instant) -> Self {
         Self {
             state: Mutex::new(State {
+                breaker: Breaker::new(&policy.breaker, now),
                 policy: Arc::new(policy),
-                breaker: Breaker::new(),
                 cooldown_until: None,
                 in_flight: 0,
                 queue: VecDeque::new(),
@@ -150,7 +157,10 @@ impl Admission {
 
     pub(crate) fn replace_policy(&self, policy: Policy, now: Instant) {
         let policy = Arc::new(policy);
-        self.change(now, |state| state.policy = policy);
+        self.change(now, |state| {
+            state.breaker.fit(&policy.breaker, now);
+            state.policy = policy;
+        });
     }
 
     /// Changes the breaker by hand.
@@ -205,22 +215,23 @@ impl Admission {
     /// What a call that has failed at `now` may expect of the next attempt.
     pub(crate) fn outlook(&self, now: Instant) -> Outlook {
         let state = self.state.lock();
-        Outlook { quiet: state.cooldown(now).unwrap_or_default(), breaker: state.breaker.clone() }
+        Outlook { quiet: state.cooldown(now).unwrap_or_default(), closure: state.breaker.closure() }
     }
 
     pub(crate) fn look(&self, now: Instant) -> Look {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        let policy = Arc::clone(&state.policy);
         Look {
-            policy: Arc::clone(&state.policy),
-            breaker: state.breaker.clone(),
+            breaker: state.breaker.look(&policy.breaker, now),
+            policy,
             cooldown: state.cooldown(now),
             in_flight: state.in_flight,
             queued: state.queue.len(),
         }
     }
 
-    fn release(&self, ticket: Ticket, verdict: Verdict, now: Instant) {
-        let wakers = self.state.lock().release(ticket, verdict, now);
+    fn release(&self, ticket: Ticket, verdict: Verdict, took: Duration, now: Instant) {
+        let wakers = self.state.lock().release(ticket, verdict, took, now);
         wake(wakers);
     }
 }
@@ -234,10 +245,10 @@ pub(crate) struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// Gives the permit back with what the attempt's end says.
-    pub(crate) fn settle(mut self, verdict: Verdict, now: Instant) {
+    /// Gives the permit back with what the end of the attempt, which took so long, says.
+    pub(crate) fn settle(mut self, verdict: Verdict, took: Duration, now: Instant) {
         if let Some(ticket) = self.ticket.take() {
-            self.admission.release(ticket, verdict, now);
+            self.admission.release(ticket, verdict, took, now);
         }
     }
 }
@@ -245,7 +256,7 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            self.admission.release(ticket, Verdict::Neutral, Instant::now());
+            self.admission.release(ticket, Verdict::Neutral, Duration::ZERO, Instant::now());
         }
     }
 }
@@ -294,7 +305,7 @@ impl Drop for Waiting<'_> {
         match &slot {
             Slot::Waiting(_) => state.queue.retain(|other| !Arc::ptr_eq(other, &self.waiter)),
             Slot::Granted(ticket) => {
-                wakers = state.release(*ticket, Verdict::Neutral, Instant::now());
+                wakers = state.release(*ticket, Verdict::Neutral, Duration::ZERO, Instant::now());
             }
             Slot::Refused(_) | Slot::Taken => {}
         }

@@ -104,7 +104,7 @@ impl Guard {
     /// The policy cannot be kept.
     pub fn new(name: impl Into<Arc<str>>, policy: Policy) -> Result<Self, PolicyError> {
         policy.validate()?;
-        let (admission, stats) = (Admission::new(policy), Stats::default());
+        let (admission, stats) = (Admission::new(policy, Instant::now()), Stats::default());
         Ok(Self { shared: Arc::new(Shared { name: name.into(), admission, stats }) })
     }
 
@@ -144,10 +144,17 @@ impl Guard {
         self.shared.admission.operate(Instant::now(), Breaker::force_closed);
     }
 
+    /// Lets calls through and only measures: [`GuardSnapshot::would_refuse`] tells what the breaker would
+    /// do by its own judgement. Until another of these, or [`Guard::auto`].
+    pub fn metrics_only(&self) {
+        self.shared.admission.operate(Instant::now(), Breaker::only_measure);
+    }
+
     /// Gives a forced breaker back to its own judgement: closed, with no failure remembered. A breaker
     /// that is not forced stays as it is.
     pub fn auto(&self) {
-        self.shared.admission.operate(Instant::now(), Breaker::auto);
+        let now = Instant::now();
+        self.shared.admission.operate(now, |breaker| breaker.auto(now));
     }
 
     /// Calls the dependency under this guard's policy.
@@ -281,10 +288,16 @@ impl Guard {
         let look = self.shared.admission.look(now);
         GuardSnapshot {
             name: self.name().to_owned(),
-            breaker: look.breaker.state(now),
-            consecutive_failures: look.breaker.consecutive_failures(),
+            breaker: look.breaker.state,
+            consecutive_failures: look.breaker.consecutive_failures,
             failures_to_open: look.policy.breaker.consecutive_failures,
-            next_probe_in_ms: look.breaker.next_probe_in(now).map(millis),
+            window_calls: look.breaker.counts.calls,
+            window_failures: look.breaker.counts.failures,
+            window_slow: look.breaker.counts.slow,
+            would_refuse: look.breaker.would_refuse,
+            trips: look.breaker.trips,
+            stale: look.breaker.stale,
+            next_probe_in_ms: look.breaker.next_probe_in.map(millis),
             cooldown_ms: look.cooldown.map(millis),
             in_flight: look.in_flight,
             concurrency: look.policy.concurrency,

@@ -18,6 +18,18 @@ pub struct GuardSnapshot {
     pub consecutive_failures: u32,
     /// Failures in a row that open it.
     pub failures_to_open: u32,
+    /// Calls in the breaker's window.
+    pub window_calls: u32,
+    /// Failures among them.
+    pub window_failures: u32,
+    /// Slow calls among them.
+    pub window_slow: u32,
+    /// The breaker only measures, and would refuse calls by its own judgement.
+    pub would_refuse: bool,
+    /// Times the breaker has opened since it was last healthy for as long as its window.
+    pub trips: u32,
+    /// Ends of calls that came after the breaker had changed its state, and counted for nothing.
+    pub stale: u64,
     /// Time to the next probe, in milliseconds, while it is open by its own judgement.
     pub next_probe_in_ms: Option<u64>,
     /// Time to the end of the cooldown, in milliseconds, while there is one.
@@ -55,13 +67,17 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
             ms(snapshot.next_probe_in_ms)
         ),
         BreakerState::HalfOpen => "lets probes through: the breaker is half-open".to_owned(),
-        BreakerState::Closed | BreakerState::ForcedClosed if in_flight < concurrency => {
+        BreakerState::Closed | BreakerState::ForcedClosed | BreakerState::MetricsOnly
+            if in_flight < concurrency =>
+        {
             "lets calls through".to_owned()
         }
-        BreakerState::Closed | BreakerState::ForcedClosed if queued < queue => {
+        BreakerState::Closed | BreakerState::ForcedClosed | BreakerState::MetricsOnly
+            if queued < queue =>
+        {
             "lets calls wait: every permit is in use".to_owned()
         }
-        BreakerState::Closed | BreakerState::ForcedClosed => {
+        BreakerState::Closed | BreakerState::ForcedClosed | BreakerState::MetricsOnly => {
             "refuses calls: every permit is in use and the queue is full".to_owned()
         }
     };
@@ -71,9 +87,18 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
             snapshot.consecutive_failures, snapshot.failures_to_open
         ),
         BreakerState::ForcedClosed => "; the breaker is forced closed".to_owned(),
+        BreakerState::MetricsOnly if snapshot.would_refuse => {
+            "; the breaker only measures, and would refuse calls".to_owned()
+        }
+        BreakerState::MetricsOnly => "; the breaker only measures".to_owned(),
         _ => String::new(),
     };
-    format!("`{name}` {answer}; {load}{health}")
+    let GuardSnapshot { window_calls, window_failures, .. } = snapshot;
+    let window = match window_failures {
+        0 => String::new(),
+        _ => format!("; {window_failures} of the last {window_calls} calls failed"),
+    };
+    format!("`{name}` {answer}; {load}{health}{window}")
 }
 
 #[cfg(test)]
@@ -86,6 +111,12 @@ mod tests {
             breaker: BreakerState::Closed,
             consecutive_failures: 0,
             failures_to_open: 3,
+            window_calls: 0,
+            window_failures: 0,
+            window_slow: 0,
+            would_refuse: false,
+            trips: 0,
+            stale: 0,
             next_probe_in_ms: None,
             cooldown_ms: None,
             in_flight: 1,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::breaker::Breaker;
+use crate::breaker::Closure;
 use crate::{Effect, ErrorClass, RetryPolicy, Verdict};
 
 /// What happens after a failed attempt.
@@ -34,11 +34,11 @@ pub(crate) struct Ended {
 }
 
 /// What this side knows of the dependency after a failed attempt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Outlook {
     /// What is left of the cooldown.
     pub(crate) quiet: Duration,
-    pub(crate) breaker: Breaker,
+    pub(crate) closure: Closure,
 }
 
 /// No instant further away is computed: a `Retry-After` of any size cannot overflow the clock.
@@ -121,7 +121,7 @@ impl Ended {
         });
         let again = now + wait.max(outlook.quiet).min(FURTHEST);
         // nobody sleeps towards a deadline that will have passed, or a breaker that will still be open
-        if again < deadline && !outlook.breaker.stays_open_until_after(again) {
+        if again < deadline && !outlook.closure.holds_at(again) {
             Decision::Again(again)
         } else {
             Decision::Stop

@@ -35,6 +35,8 @@ pub(crate) struct Run<'g, E> {
     pub(crate) now: Instant,
     began: Instant,
     deadline: Instant,
+    /// The caller gave less time than the policy would have.
+    hurried: bool,
     attempts: u32,
     waited: Duration,
     /// The first attempt's answer from admission, asked for under the same lock that gave the policy.
@@ -52,6 +54,7 @@ impl<'g, E: Classify> Run<'g, E> {
         let longest = now + policy.total_timeout;
         let deadline = context.deadline.map_or(longest, |deadline| deadline.min(longest));
         Self {
+            hurried: deadline < longest,
             shared,
             effect: context.effect,
             now,
@@ -138,7 +141,7 @@ impl<'g, E: Classify> Run<'g, E> {
     /// Ends the call with an answer.
     pub(crate) fn succeed<T>(&self, permit: Permit<'_>, value: T) -> Answer<T> {
         let now = Instant::now();
-        permit.settle(Verdict::Success, now);
+        permit.settle(Verdict::Success, now - self.now, now);
         self.shared.stats.succeeded(now - self.now);
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
@@ -150,8 +153,10 @@ impl<'g, E: Classify> Run<'g, E> {
         permit: Permit<'g>,
         end: End<E>,
     ) -> Result<(), CallError<E>> {
-        self.now = Instant::now();
-        let (ended, decision) = self.settle(permit, &end);
+        let now = Instant::now();
+        let took = now - self.now;
+        self.now = now;
+        let (ended, decision) = self.settle(permit, took, &end);
         match decision {
             Decision::Again(at) => {
                 self.last = match end {
@@ -167,19 +172,29 @@ impl<'g, E: Classify> Run<'g, E> {
     }
 
     /// Gives the permit back with what the attempt's end says, and decides what comes next.
-    fn settle(&self, permit: Permit<'g>, end: &End<E>) -> (Ended, Decision) {
+    fn settle(&self, permit: Permit<'g>, took: Duration, end: &End<E>) -> (Ended, Decision) {
         let (class, retry_after) = match end {
             End::Error(error) => (error.class(), error.retry_after()),
             End::TimedOut(..) => (ErrorClass::Timeout, None),
             End::Cut => (ErrorClass::Malformed, None),
         };
         let ended = Ended { class, effect: self.effect, retry_after, attempts: self.attempts };
-        permit.settle(ended.verdict(self.now), self.now);
+        let verdict =
+            if self.was_cut_short(end, took) { Verdict::Neutral } else { ended.verdict(self.now) };
+        permit.settle(verdict, took, self.now);
         // looked at after the settling: this very end may have opened the breaker
         let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);
         let decision = ended.decide(&self.policy.retry, &outlook, self.now, self.deadline, draw);
         (ended, decision)
+    }
+
+    /// Whether the caller's own deadline ended the attempt before the dependency had the time that the
+    /// policy gives it: that says nothing about its health.
+    fn was_cut_short(&self, end: &End<E>, took: Duration) -> bool {
+        let usual = self.policy.attempt_timeout.min(self.policy.total_timeout);
+        let is_total = matches!(end, End::TimedOut(TimeoutLayer::Total, _));
+        is_total && self.hurried && took < usual
     }
 
     /// The end of the last attempt as the end of the call.

@@ -6,7 +6,7 @@ use futures_util::future::poll_immediate;
 use super::*;
 
 fn admission(concurrency: usize, queue: usize) -> Admission {
-    Admission::new(Policy { concurrency, queue, ..Policy::default() })
+    Admission::new(Policy { concurrency, queue, ..Policy::default() }, Instant::now())
 }
 
 fn granted(admission: &Admission) -> Permit<'_> {
@@ -44,13 +44,13 @@ async fn r2_the_queue_is_first_in_first_out_and_newcomers_do_not_overtake() {
     let admission = admission(1, 8);
     let running = granted(&admission);
     let (first, second) = (queued(&admission), queued(&admission));
-    running.settle(Verdict::Success, Instant::now());
+    running.settle(Verdict::Success, Duration::ZERO, Instant::now());
     let third = queued(&admission);
     let mut second = pin!(second);
     assert!(poll_immediate(&mut second).await.is_none());
     let permit = first.await.unwrap();
-    permit.settle(Verdict::Success, Instant::now());
-    second.await.unwrap().settle(Verdict::Success, Instant::now());
+    permit.settle(Verdict::Success, Duration::ZERO, Instant::now());
+    second.await.unwrap().settle(Verdict::Success, Duration::ZERO, Instant::now());
     drop(third.await.unwrap());
     assert_eq!(load(&admission), (0, 0));
 }
@@ -65,7 +65,7 @@ async fn r2_a_dropped_queue_head_wakes_the_next() {
     let mut next = watched(next);
     assert!(next.poll_is_pending());
     // the head is granted the permit, and dropped before it is polled again
-    running.settle(Verdict::Success, Instant::now());
+    running.settle(Verdict::Success, Duration::ZERO, Instant::now());
     assert!(!next.woken());
     drop(head);
     assert!(next.woken());
@@ -89,11 +89,12 @@ async fn r2_a_waiter_dropped_before_its_turn_leaves_the_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn r10_the_breaker_is_asked_again_after_waiting() {
-    let admission = Admission::new(Policy { concurrency: 3, queue: 8, ..Policy::default() });
+    let admission =
+        Admission::new(Policy { concurrency: 3, queue: 8, ..Policy::default() }, Instant::now());
     let running = [granted(&admission), granted(&admission), granted(&admission)];
     let mut waiting = [queued(&admission), queued(&admission), queued(&admission)];
     for permit in running {
-        permit.settle(Verdict::Failure, Instant::now());
+        permit.settle(Verdict::Failure, Duration::ZERO, Instant::now());
     }
     // two were granted before the third failure; it opened the breaker, and the last one is refused
     let [first, second, third] = &mut waiting;
@@ -110,13 +111,13 @@ async fn r8_the_latest_known_end_of_a_cooldown_wins_and_throttling_never_moves_t
     let permits: Vec<_> = (0..6).map(|_| granted(&admission)).collect();
     for (permit, seconds) in permits.into_iter().zip([5, 20, 10, 1, 2, 3]) {
         let until = Some(now + Duration::from_secs(seconds));
-        permit.settle(Verdict::Throttled { until }, now);
+        permit.settle(Verdict::Throttled { until }, Duration::ZERO, now);
     }
     let Ask::Refused(rejection) = admission.ask(now) else { panic!("not refused") };
     assert_eq!(rejection, Rejection::Cooldown { retry_after: Duration::from_secs(20) });
     let over = now + Duration::from_secs(20);
     assert!(matches!(admission.ask(over), Ask::Granted(_)));
-    assert_eq!(admission.look(over).breaker.consecutive_failures(), 0);
+    assert_eq!(admission.look(over).breaker.consecutive_failures, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::BreakerPolicy;
-use crate::breaker::Health;
 
 use ErrorClass as C;
 
@@ -32,7 +30,7 @@ fn ended(class: ErrorClass, effect: Effect) -> Ended {
 
 /// No cooldown, and a closed breaker.
 fn clear() -> Outlook {
-    Outlook { quiet: Duration::ZERO, breaker: Breaker::new() }
+    Outlook { quiet: Duration::ZERO, closure: Closure::None }
 }
 
 fn again(ended: Ended, policy: &RetryPolicy) -> bool {
@@ -121,17 +119,17 @@ fn r8_a_cooldown_is_slept_out_before_a_retry_up_to_the_same_limit_as_a_retry_aft
 fn r10_nobody_sleeps_towards_a_breaker_that_will_still_be_open() {
     let (policy, now) = (RetryPolicy::default(), Instant::now());
     let open_for = Duration::from_secs(10);
-    let rules = BreakerPolicy { consecutive_failures: 1, open_for, half_open_probes: 1 };
-    let mut breaker = Breaker::new();
-    let ticket = breaker.admit(&rules, now).unwrap();
-    breaker.settle(&rules, ticket, Health::Failure, now);
-    let outlook = Outlook { breaker, ..clear() };
+    let outlook = Outlook { closure: Closure::Until(now + open_for), ..clear() };
     let decide = |wait| {
         let ended = Ended { retry_after: Some(wait), ..ended(C::Unavailable, Effect::Read) };
         ended.decide(&policy, &outlook, now, now + Duration::from_secs(60), |_| 0)
     };
     assert_eq!(decide(open_for - Duration::from_nanos(1)), Decision::Stop);
     assert_eq!(decide(open_for), Decision::Again(now + open_for));
+    let forced = Outlook { closure: Closure::Forced, ..clear() };
+    let ended = Ended { retry_after: Some(open_for), ..ended(C::Unavailable, Effect::Read) };
+    let decision = ended.decide(&policy, &forced, now, now + open_for * 9, |_| 0);
+    assert_eq!(decision, Decision::Stop);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::future::pending;
 use futures_util::future::join_all;
 use steadfast_guard::{BreakerState, CallError, Rejection};
 use tokio::sync::Notify;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::*;
 
@@ -127,7 +127,9 @@ async fn r10_a_failed_probe_opens_again_and_a_dropped_one_frees_its_slot() {
     advance(secs(30)).await;
     fail(&guard, 1).await;
     assert_eq!(guard.snapshot().breaker, BreakerState::Open);
-    advance(secs(30)).await;
+    advance(secs(59)).await;
+    assert_eq!(guard.snapshot().breaker, BreakerState::Open, "for twice as long");
+    advance(secs(1)).await;
     let mut probe = Box::pin(guard.call(READ, |_| pending::<Result<(), Broken>>()));
     assert!(futures_util::poll!(probe.as_mut()).is_pending());
     let before = guard.snapshot();
@@ -165,4 +167,23 @@ async fn r17_a_snapshot_is_data() {
     assert_eq!(json["breaker"], "closed");
     assert_eq!(json["consecutive_failures"], 2);
     assert_eq!(json["counters"]["error"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_a_callers_short_deadline_says_nothing_about_the_dependency() {
+    let guard = guard(single());
+    for _ in 0..10 {
+        let hasty = READ.with_deadline(Instant::now() + secs(1));
+        let hung = guard.call(hasty, |_| pending::<Result<(), Broken>>());
+        assert!(matches!(hung.await, Err(CallError::TimedOut { .. })));
+    }
+    assert_eq!(guard.snapshot().breaker, BreakerState::Closed);
+    assert_eq!(guard.snapshot().consecutive_failures, 0);
+    // with the time that the policy gives, the same hang is its fault
+    for _ in 0..3 {
+        let patient = READ.with_deadline(Instant::now() + secs(3600));
+        let hung = guard.call(patient, |_| pending::<Result<(), Broken>>());
+        assert!(matches!(hung.await, Err(CallError::TimedOut { .. })));
+    }
+    assert_eq!(guard.snapshot().breaker, BreakerState::Open);
 }

@@ -59,7 +59,9 @@ fn retrying() -> Policy {
     }
 }
 
-fn guard(policy: Policy) -> Guard {
+/// A guard whose breaker opens for exactly as long as it says.
+fn guard(mut policy: Policy) -> Guard {
+    policy.breaker.open_jitter = 0.0;
     Guard::new("dependency", policy).unwrap()
 }
 

@@ -34,6 +34,7 @@ pub(super) async fn guards(
         Some(GuardAction::Show { name }) => return show(client, &name, format).await,
         Some(GuardAction::Open { name }) => (name, "open"),
         Some(GuardAction::Close { name }) => (name, "close"),
+        Some(GuardAction::Measure { name }) => (name, "measure"),
         Some(GuardAction::Auto { name }) => (name, "auto"),
     };
     let path = format!("/guards/{}/{action}", segment(&name));

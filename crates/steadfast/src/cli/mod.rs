@@ -179,6 +179,11 @@ enum GuardAction {
         /// The dependency.
         name: String,
     },
+    /// Let every call through and tell what the breaker would do by its own judgement.
+    Measure {
+        /// The dependency.
+        name: String,
+    },
     /// Give the breaker back to its own judgement.
     Auto {
         /// The dependency.

@@ -55,7 +55,10 @@ fn row(guard: GuardView) -> Row {
         None => "-".to_owned(),
     };
     let breaker = guard.snapshot.breaker;
-    let forced = matches!(breaker, BreakerState::ForcedOpen | BreakerState::ForcedClosed);
+    let forced = matches!(
+        breaker,
+        BreakerState::ForcedOpen | BreakerState::ForcedClosed | BreakerState::MetricsOnly
+    );
     Row { guard, forced, average_ms }
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn operate(guard: &Guard, action: &str) -> Result<(), Problem> {
     match action {
         "open" => guard.force_open(),
         "close" => guard.force_closed(),
+        "measure" => guard.metrics_only(),
         "auto" => guard.auto(),
         other => return Err(Problem::unknown_action(other)),
     }

@@ -127,8 +127,8 @@ const OPERATIONS: &[Operation] = &[
         problems: &["400", "404"],
         ..read(
             "/api/v1/guards/{name}/{action}",
-            "Forces a breaker: `open` refuses every call, `close` lets every call through, `auto` \
-             gives it back to its own judgement.",
+            "Forces a breaker: `open` refuses every call, `close` lets every call through, \
+             `measure` does so and tells what it would do, `auto` gives it back to its own judgement.",
         )
     },
     Operation {
@@ -193,7 +193,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
     for (name, meaning) in [
         ("id", "The run."),
         ("name", "The dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
-        ("action", "`open`, `close` or `auto`."),
+        ("action", "`open`, `close`, `measure` or `auto`."),
     ] {
         if operation.path.contains(&format!("{{{name}}}")) {
             let place = ParameterIn::Path;

@@ -119,8 +119,9 @@ impl Problem {
     }
 
     pub(crate) fn unknown_action(action: &str) -> Self {
-        let detail =
-            format!("`{action}` cannot be done to a breaker: use `open`, `close` or `auto`");
+        let detail = format!(
+            "`{action}` cannot be done to a breaker: use `open`, `close`, `measure` or `auto`"
+        );
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Request not understood", detail)
     }
 

@@ -79,8 +79,10 @@ fn r10_a_breaker_is_forced_by_command_line_api_and_console() {
 
     let closed = post(at, "/api/v1/guards/model:m/close", "application/json", "{}");
     assert_eq!((closed.0, &json(&closed.1)["breaker"]), (200, &"forced_closed".into()));
+    let measuring = run(&folder, &["guards", "measure", "model:m", "--server", &url]);
+    assert!(text(&measuring.stdout).contains("only measures"), "{}", text(&measuring.stderr));
     let (status, body) = post(at, "/api/v1/guards/model:m/kick", "application/json", "{}");
-    assert!(status == 400 && body.contains("`open`, `close` or `auto`"), "{body}");
+    assert!(status == 400 && body.contains("`open`, `close`, `measure` or `auto`"), "{body}");
     let unknown = run(&folder, &["guards", "auto", "model:x", "--server", &url]);
     assert_eq!(unknown.status.code(), Some(3), "{}", text(&unknown.stderr));
     assert!(text(&unknown.stderr).contains("model:m"), "{}", text(&unknown.stderr));

@@ -45,6 +45,29 @@ fn run() -> ObjectBuilder {
         .property("progress", or_null(progress))
 }
 
+/// A run in full.
+fn run_detail() -> ObjectBuilder {
+    let failure = object(&[
+        ("how", Type::String, true),
+        ("message", Type::String, false),
+        ("by", Type::String, false),
+        ("reason", Type::String, false),
+    ]);
+    let open_call = object(&[("key", Type::String, true)])
+        .property("call", typed(Type::Object))
+        .required("call")
+        .property("state", typed(Type::Object))
+        .required("state");
+    run()
+        .property("output", nullable(Type::String))
+        .property("failure", failure.property("stop", typed(Type::Object)))
+        .property("open_calls", ArrayBuilder::new().items(open_call))
+        .required("open_calls")
+        .property("wake_at", nullable(Type::Integer))
+        .property("active_ms", typed(Type::Integer))
+        .required("active_ms")
+}
+
 /// A dependency's guard.
 fn guard() -> ObjectBuilder {
     object(&[
@@ -57,6 +80,12 @@ fn guard() -> ObjectBuilder {
         ("queue", Type::Integer, true),
         ("consecutive_failures", Type::Integer, true),
         ("failures_to_open", Type::Integer, true),
+        ("window_calls", Type::Integer, true),
+        ("window_failures", Type::Integer, true),
+        ("window_slow", Type::Integer, true),
+        ("would_refuse", Type::Boolean, true),
+        ("trips", Type::Integer, true),
+        ("stale", Type::Integer, true),
         ("next_probe_in_ms", Type::Integer, false),
         ("cooldown_ms", Type::Integer, false),
     ])
@@ -68,25 +97,6 @@ fn guard() -> ObjectBuilder {
 /// Every schema, by name.
 pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     let list = |name: &str| ArrayBuilder::new().items(Ref::from_schema_name(name));
-    let failure = object(&[
-        ("how", Type::String, true),
-        ("message", Type::String, false),
-        ("by", Type::String, false),
-        ("reason", Type::String, false),
-    ]);
-    let open_call = object(&[("key", Type::String, true)])
-        .property("call", typed(Type::Object))
-        .required("call")
-        .property("state", typed(Type::Object))
-        .required("state");
-    let detail = run()
-        .property("output", nullable(Type::String))
-        .property("failure", failure.property("stop", typed(Type::Object)))
-        .property("open_calls", ArrayBuilder::new().items(open_call))
-        .required("open_calls")
-        .property("wake_at", nullable(Type::Integer))
-        .property("active_ms", typed(Type::Integer))
-        .required("active_ms");
     let event = object(&[("seq", Type::Integer, true), ("at", Type::Integer, true)])
         .property("type", typed(Type::String).enum_values(Some(RunEvent::KINDS)))
         .required("type");
@@ -101,7 +111,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     .required("tools");
     vec![
         ("Run", run()),
-        ("RunDetail", detail),
+        ("RunDetail", run_detail()),
         ("RunList", runs.required("runs")),
         ("Event", event),
         ("EventPage", events.required("events")),
