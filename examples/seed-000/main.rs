@@ -41,7 +41,7 @@ fn policy() -> Policy {
     Policy {
         concurrency: 2,
         attempt_timeout: Duration::from_millis(700),
-        retry: RetryPolicy { max_retries: 1, ..RetryPolicy::default() },
+        retry: RetryPolicy::alike(1, Duration::from_secs(1)),
         breaker: BreakerPolicy { consecutive_failures: 4, ..BreakerPolicy::default() },
         ..Policy::default()
     }

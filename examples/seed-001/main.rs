@@ -30,7 +30,7 @@ impl Classify for Unavailable {
 /// Five calls, of which the first three would fail: two do, then the breaker refuses the rest.
 async fn breaker() -> Result<(), PolicyError> {
     let policy = Policy {
-        retry: RetryPolicy { max_retries: 0, ..RetryPolicy::default() },
+        retry: RetryPolicy::alike(0, Duration::ZERO),
         breaker: BreakerPolicy { consecutive_failures: 2, ..BreakerPolicy::default() },
         ..Policy::default()
     };

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::breaker::{Breaker, BreakerLook, Ending, Health, Ticket};
 use crate::retry::Outlook;
-use crate::{Policy, Rejection, Verdict};
+use crate::{Policy, Rejection, RetryBudget, Verdict};
 
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -31,6 +31,8 @@ struct State {
     breaker: Breaker,
     cooldown_until: Option<Instant>,
     in_flight: usize,
+    /// Calls that are retrying, sleeping ones included, and hedges and fallbacks.
+    extra: usize,
     queue: VecDeque<Arc<Waiter>>,
 }
 
@@ -62,6 +64,7 @@ pub(crate) struct Look {
     pub(crate) cooldown: Option<Duration>,
     pub(crate) in_flight: usize,
     pub(crate) queued: usize,
+    pub(crate) retrying: usize,
 }
 
 impl State {
@@ -146,6 +149,7 @@ impl Admission {
                 policy: Arc::new(policy),
                 cooldown_until: None,
                 in_flight: 0,
+                extra: 0,
                 queue: VecDeque::new(),
             }),
         }
@@ -212,6 +216,21 @@ impl Admission {
         Ask::Queued(Waiting { admission: self, waiter })
     }
 
+    /// Asks for a place among the calls that do more than call once. It is held until the call is over.
+    pub(crate) fn withdraw(&self) -> Option<Withdrawal<'_>> {
+        let mut state = self.state.lock();
+        let RetryBudget { ratio, floor } = state.policy.retry.budget;
+        // The caller's own permit has been given back; those that sleep hold none. All are under way.
+        let under_way = state.in_flight + state.queue.len() + state.extra + 1;
+        let limit = (under_way as f64 * ratio).max(f64::from(floor));
+        if (state.extra + 1) as f64 > limit {
+            return None;
+        }
+        state.extra += 1;
+        drop(state);
+        Some(Withdrawal { admission: self })
+    }
+
     /// What a call that has failed at `now` may expect of the next attempt.
     pub(crate) fn outlook(&self, now: Instant) -> Outlook {
         let state = self.state.lock();
@@ -227,12 +246,25 @@ impl Admission {
             cooldown: state.cooldown(now),
             in_flight: state.in_flight,
             queued: state.queue.len(),
+            retrying: state.extra,
         }
     }
 
     fn release(&self, ticket: Ticket, verdict: Verdict, took: Duration, now: Instant) {
         let wakers = self.state.lock().release(ticket, verdict, took, now);
         wake(wakers);
+    }
+}
+
+/// A place in the retry budget; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Withdrawal<'a> {
+    admission: &'a Admission,
+}
+
+impl Drop for Withdrawal<'_> {
+    fn drop(&mut self) {
+        self.admission.state.lock().extra -= 1;
     }
 }
 

@@ -303,6 +303,7 @@ impl Guard {
             concurrency: look.policy.concurrency,
             queued: look.queued,
             queue: look.policy.queue,
+            retrying: look.retrying,
             counters: self.shared.stats.read(),
         }
     }

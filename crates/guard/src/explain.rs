@@ -42,6 +42,8 @@ pub struct GuardSnapshot {
     pub queued: usize,
     /// Calls that may wait.
     pub queue: usize,
+    /// Calls that do more than call once: retries, sleeping ones included, hedges and fallbacks.
+    pub retrying: usize,
     /// How calls ended since the guard was made.
     pub counters: Counters,
 }
@@ -123,6 +125,7 @@ mod tests {
             concurrency: 2,
             queued: 0,
             queue: 1,
+            retrying: 0,
             counters: Counters::default(),
         };
         change(&mut snapshot);

@@ -28,7 +28,9 @@ pub use breaker::BreakerState;
 pub use call::{Answer, Attempt, CallContext, CallReport, Effect, Guard};
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
 pub use explain::GuardSnapshot;
-pub use policy::{BreakerPolicy, Policy, PolicyError, RetryPolicy};
+pub use policy::{
+    BreakerPolicy, ClassRetry, Policy, PolicyError, RetryBudget, RetryClasses, RetryPolicy,
+};
 pub use stats::Counters;
 
 /// The README's example is a test.

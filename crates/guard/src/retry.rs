@@ -21,6 +21,8 @@ pub(crate) enum Decision {
     Later(Duration),
     /// The call is over with this error.
     Stop,
+    /// The same, because too many calls are retrying already.
+    NoBudget,
 }
 
 /// A failed attempt, as far as the decision needs it.
@@ -29,8 +31,10 @@ pub(crate) struct Ended {
     pub(crate) class: ErrorClass,
     pub(crate) effect: Effect,
     pub(crate) retry_after: Option<Duration>,
-    /// Attempts made so far, this one included.
+    /// Attempts made so far, this one included; at least 1.
     pub(crate) attempts: u32,
+    /// When the call began.
+    pub(crate) began: Instant,
 }
 
 /// What this side knows of the dependency after a failed attempt.
@@ -94,7 +98,8 @@ impl Ended {
         }
     }
 
-    /// Decides what happens next; never [`Decision::Again`] at the deadline or past it. `draw(max)` returns a number in `[0, max]`, uniformly.
+    /// Decides what happens next; never [`Decision::Again`] at the deadline or past it. `draw(max)` returns
+    /// a number in `[0, max]`, uniformly.
     pub(crate) fn decide(
         &self,
         policy: &RetryPolicy,
@@ -109,19 +114,22 @@ impl Ended {
         if let Some(wait) = self.retry_after.filter(|wait| *wait > policy.max_retry_after) {
             return Decision::Later(wait.max(outlook.quiet));
         }
-        if self.attempts > policy.max_retries {
+        let (max_retries, base_delay) = policy.of(self.class);
+        if self.attempts > max_retries {
             return Decision::Stop;
         }
         if outlook.quiet > policy.max_retry_after {
             return Decision::Later(outlook.quiet);
         }
         let wait = self.retry_after.unwrap_or_else(|| {
-            let longest = longest_backoff(policy, self.attempts.saturating_sub(1));
+            let longest =
+                longest_backoff(base_delay, policy.max_delay, self.attempts.saturating_sub(1));
             Duration::from_nanos(draw(u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX)))
         });
         let again = now + wait.max(outlook.quiet).min(FURTHEST);
+        let too_late = policy.max_elapsed.is_some_and(|longest| again > self.began + longest);
         // nobody sleeps towards a deadline that will have passed, or a breaker that will still be open
-        if again < deadline && !outlook.closure.holds_at(again) {
+        if again < deadline && !too_late && !outlook.closure.holds_at(again) {
             Decision::Again(again)
         } else {
             Decision::Stop
@@ -130,8 +138,8 @@ impl Ended {
 }
 
 /// The upper end of the n-th retry's backoff, n counted from 0.
-pub(crate) fn longest_backoff(policy: &RetryPolicy, n: u32) -> Duration {
-    policy.base_delay.saturating_mul(1 << n.min(31)).min(policy.max_delay)
+pub(crate) fn longest_backoff(base_delay: Duration, max_delay: Duration, n: u32) -> Duration {
+    base_delay.saturating_mul(1 << n.min(31)).min(max_delay)
 }
 
 #[cfg(test)]

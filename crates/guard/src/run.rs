@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::admission::{Ask, Permit, Waiting};
+use crate::admission::{Ask, Permit, Waiting, Withdrawal};
 use crate::call::Shared;
 use crate::retry::{Decision, Ended};
 use crate::{
@@ -43,6 +43,8 @@ pub(crate) struct Run<'g, E> {
     first: Option<Ask<'g>>,
     /// The error of the last attempt, if one ended with an error.
     last: Option<E>,
+    /// The call's place among those that retry, once it does.
+    withdrawal: Option<Withdrawal<'g>>,
 }
 
 impl<'g, E: Classify> Run<'g, E> {
@@ -65,6 +67,7 @@ impl<'g, E: Classify> Run<'g, E> {
             waited: Duration::ZERO,
             first,
             last: None,
+            withdrawal: None,
         }
     }
 
@@ -168,17 +171,22 @@ impl<'g, E: Classify> Run<'g, E> {
             }
             Decision::Later(wait) => Err(self.ended(end, false, Some(wait))),
             Decision::Stop => Err(self.ended(end, ended.outcome_unknown(), None)),
+            Decision::NoBudget => {
+                self.shared.stats.no_budget();
+                Err(self.ended(end, ended.outcome_unknown(), None))
+            }
         }
     }
 
     /// Gives the permit back with what the attempt's end says, and decides what comes next.
-    fn settle(&self, permit: Permit<'g>, took: Duration, end: &End<E>) -> (Ended, Decision) {
+    fn settle(&mut self, permit: Permit<'g>, took: Duration, end: &End<E>) -> (Ended, Decision) {
         let (class, retry_after) = match end {
             End::Error(error) => (error.class(), error.retry_after()),
             End::TimedOut(..) => (ErrorClass::Timeout, None),
             End::Cut => (ErrorClass::Malformed, None),
         };
-        let ended = Ended { class, effect: self.effect, retry_after, attempts: self.attempts };
+        let attempts = self.attempts;
+        let ended = Ended { class, effect: self.effect, retry_after, attempts, began: self.began };
         let verdict =
             if self.was_cut_short(end, took) { Verdict::Neutral } else { ended.verdict(self.now) };
         permit.settle(verdict, took, self.now);
@@ -186,6 +194,12 @@ impl<'g, E: Classify> Run<'g, E> {
         let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);
         let decision = ended.decide(&self.policy.retry, &outlook, self.now, self.deadline, draw);
+        if matches!(decision, Decision::Again(_)) && self.withdrawal.is_none() {
+            self.withdrawal = self.shared.admission.withdraw();
+            if self.withdrawal.is_none() {
+                return (ended, Decision::NoBudget);
+            }
+        }
         (ended, decision)
     }
 

@@ -12,6 +12,7 @@ pub(crate) struct Stats {
     error: AtomicU64,
     rejected: AtomicU64,
     retry: AtomicU64,
+    no_budget: AtomicU64,
     latency_sum_micros: AtomicU64,
     latency_max_micros: AtomicU64,
 }
@@ -32,6 +33,8 @@ pub struct Counters {
     pub rejected: u64,
     /// Attempts after the first, of all calls.
     pub retry: u64,
+    /// Calls that were not retried because too many calls were retrying already.
+    pub no_budget: u64,
     /// Sum of the durations of the attempts that returned an answer, in microseconds. Divided by
     /// `success` it is the average latency.
     pub latency_sum_micros: u64,
@@ -66,6 +69,10 @@ impl Stats {
         self.retry.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn no_budget(&self) {
+        self.no_budget.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> Counters {
         let success = self.success.load(Ordering::Relaxed);
         let timeout = self.timeout.load(Ordering::Relaxed);
@@ -78,6 +85,7 @@ impl Stats {
             error,
             rejected,
             retry: self.retry.load(Ordering::Relaxed),
+            no_budget: self.no_budget.load(Ordering::Relaxed),
             latency_sum_micros: self.latency_sum_micros.load(Ordering::Relaxed),
             latency_max_micros: self.latency_max_micros.load(Ordering::Relaxed),
         }

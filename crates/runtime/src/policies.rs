@@ -150,12 +150,12 @@ mod tests {
         let base = Policy { queue: 7, ..Policy::default() };
         let big = rules.resolve("model:big", &base).unwrap();
         assert_eq!((big.concurrency, big.queue), (2, 7));
-        assert_eq!((big.retry.max_retries, big.total_timeout), (1, Duration::from_secs(300)));
-        assert_eq!(big.retry.base_delay, Duration::from_secs(2));
+        assert_eq!((big.retry.max_retries, big.total_timeout), (Some(1), Duration::from_secs(300)));
+        assert_eq!(big.retry.base_delay, Some(Duration::from_secs(2)));
         let small = rules.resolve("model:small", &base).unwrap();
-        assert_eq!((small.concurrency, small.retry.max_retries), (4, 1));
+        assert_eq!((small.concurrency, small.retry.max_retries), (4, Some(1)));
         let tool = rules.resolve("tool:t", &base).unwrap();
-        assert_eq!((tool.concurrency, tool.retry.max_retries), (base.concurrency, 1));
+        assert_eq!((tool.concurrency, tool.retry.max_retries), (base.concurrency, Some(1)));
         assert_eq!(PolicyRules::default().resolve("tool:t", &base), Ok(base));
     }
 
@@ -187,7 +187,7 @@ mod tests {
         let old = Policy::default();
         let mut new = old.clone();
         new.concurrency = 3;
-        new.retry.max_retries = 0;
+        new.retry.max_retries = Some(0);
         let change = difference("model:m", &old, &new).unwrap();
         let keys: Vec<_> = change.keys.iter().map(|(key, ..)| key.as_str()).collect();
         assert_eq!(keys, ["concurrency", "retry.max_retries"]);

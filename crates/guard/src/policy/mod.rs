@@ -10,7 +10,7 @@ mod retry;
 
 pub use breaker::BreakerPolicy;
 use check::{at_least_one, at_most_a_year, refuse};
-pub use retry::RetryPolicy;
+pub use retry::{ClassRetry, RetryBudget, RetryClasses, RetryPolicy};
 
 /// How one dependency is protected. Plain data: built from configuration, replaced while calls run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

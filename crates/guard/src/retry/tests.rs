@@ -25,7 +25,7 @@ const ALL: [ErrorClass; 17] = [
 ];
 
 fn ended(class: ErrorClass, effect: Effect) -> Ended {
-    Ended { class, effect, retry_after: None, attempts: 1 }
+    Ended { class, effect, retry_after: None, attempts: 1, began: Instant::now() }
 }
 
 /// No cooldown, and a closed breaker.
@@ -139,8 +139,47 @@ fn r7_the_fourth_failure_is_the_last_and_zero_retries_means_one_attempt() {
         let ended = Ended { attempts, ..ended(C::Server, Effect::Read) };
         assert_eq!(again(ended, &policy), attempts <= 3, "{attempts}");
     }
-    let none = RetryPolicy { max_retries: 0, ..policy };
+    let none = RetryPolicy { max_retries: Some(0), ..policy };
     assert!(!again(ended(C::Server, Effect::Read), &none));
+}
+
+#[test]
+fn r8_each_class_has_its_own_number_of_retries_and_first_step() {
+    let policy = RetryPolicy { max_delay: Duration::from_secs(100), ..RetryPolicy::default() };
+    let (now, far) = (Instant::now(), Duration::from_secs(3600));
+    for (class, retries, base_ms) in [
+        (C::Connection, 5, 500),
+        (C::RateLimited, 3, 10_000),
+        (C::Unavailable, 4, 2_000),
+        (C::Server, 3, 1_000),
+        (C::Timeout, 3, 1_000),
+        (C::Malformed, 3, 1_000),
+    ] {
+        for attempts in 1..=7 {
+            let ended = Ended { attempts, ..ended(class, Effect::Read) };
+            let decision = ended.decide(&policy, &clear(), now, now + far, |longest| longest);
+            let wait = Duration::from_millis(base_ms * (1 << (attempts - 1))).min(policy.max_delay);
+            let expected =
+                if attempts <= retries { Decision::Again(now + wait) } else { Decision::Stop };
+            assert_eq!(decision, expected, "{class:?} {attempts}");
+        }
+    }
+    assert!(!again(ended(C::Authentication, Effect::Read), &policy));
+    assert!(!again(ended(C::QuotaExhausted, Effect::Read), &policy));
+}
+
+#[test]
+fn r7_no_attempt_begins_after_max_elapsed() {
+    let limit = Duration::from_secs(5);
+    let policy = RetryPolicy { max_elapsed: Some(limit), ..RetryPolicy::default() };
+    let began = Instant::now();
+    let (now, far) = (began + Duration::from_secs(2), Duration::from_secs(3600));
+    let decide = |wait| {
+        let ended = Ended { retry_after: Some(wait), began, ..ended(C::Server, Effect::Read) };
+        ended.decide(&policy, &clear(), now, now + far, |_| 0)
+    };
+    assert_eq!(decide(Duration::from_secs(3)), Decision::Again(began + limit));
+    assert_eq!(decide(Duration::from_millis(3001)), Decision::Stop);
 }
 
 proptest! {
@@ -155,10 +194,8 @@ proptest! {
         let base = Duration::from_millis(base_ms);
         let cap = base + Duration::from_millis(more_ms);
         let policy = RetryPolicy {
-            max_retries: 100,
-            base_delay: base,
             max_delay: cap,
-            ..RetryPolicy::default()
+            ..RetryPolicy::alike(100, base)
         };
         let now = Instant::now();
         let deadline = now + Duration::from_millis(left_ms);
@@ -176,7 +213,7 @@ proptest! {
                 let wait = Duration::from_nanos(u64::try_from(longest * 1_000_000).unwrap());
                 prop_assert!(now + wait.mul_f64(fraction) >= deadline);
             }
-            Decision::Later(_) => prop_assert!(false, "no Retry-After was given"),
+            Decision::Later(_) | Decision::NoBudget => prop_assert!(false, "{decision:?}"),
         }
     }
 }

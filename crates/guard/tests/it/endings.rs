@@ -69,7 +69,7 @@ async fn r7_three_retries_follow_the_first_attempt_and_the_last_error_ends_the_c
     let ended = guard
         .call(READ, |_| {
             reached.hit();
-            async { Err::<(), _>(broken(ErrorClass::Unavailable)) }
+            async { Err::<(), _>(broken(ErrorClass::Server)) }
         })
         .await;
     let error = ended.unwrap_err();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected fails")]
 
+mod budget;
 mod drops;
 mod endings;
 mod health;
@@ -48,13 +49,17 @@ const fn secs(seconds: u64) -> Duration {
 
 /// Retries off, and a breaker that three failures open.
 fn single() -> Policy {
-    Policy { retry: RetryPolicy { max_retries: 0, ..RetryPolicy::default() }, ..Policy::default() }
+    Policy { retry: RetryPolicy::alike(0, Duration::ZERO), ..Policy::default() }
 }
 
 /// Retries on, and a breaker that stays out of the way.
 fn retrying() -> Policy {
     Policy {
-        breaker: BreakerPolicy { consecutive_failures: 1000, ..BreakerPolicy::default() },
+        breaker: BreakerPolicy {
+            consecutive_failures: u32::MAX,
+            min_calls: u32::MAX,
+            ..BreakerPolicy::default()
+        },
         ..Policy::default()
     }
 }

@@ -78,6 +78,7 @@ fn guard() -> ObjectBuilder {
         ("concurrency", Type::Integer, true),
         ("queued", Type::Integer, true),
         ("queue", Type::Integer, true),
+        ("retrying", Type::Integer, true),
         ("consecutive_failures", Type::Integer, true),
         ("failures_to_open", Type::Integer, true),
         ("window_calls", Type::Integer, true),
