@@ -5,52 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Admission;
 use crate::breaker::Breaker;
-use crate::explain::{explain, millis};
+use crate::cooldown::Cooldown;
+use crate::explain::{explain, millis, whole};
 use crate::gather::{Pace, read_stream};
 use crate::run::{End, Run};
 use crate::stats::Stats;
-use crate::{CallError, Classify, GuardSnapshot, Policy, PolicyError};
-
-/// What an operation does outside, and so what may be done when its outcome is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Effect {
-    /// Changes nothing: run again freely.
-    Read,
-    /// Changes something, and the same key changes it once: run again with the same key.
-    Idempotent,
-    /// Changes something each time: never run again while the outcome is unknown.
-    Once,
-}
-
-/// What the guard is told about one call.
-#[derive(Clone, Debug)]
-pub struct CallContext {
-    /// The call must be over by then, whatever the policy would allow.
-    pub deadline: Option<Instant>,
-    /// What the operation does outside.
-    pub effect: Effect,
-}
-
-impl CallContext {
-    /// A call without a deadline of its own.
-    #[must_use]
-    pub const fn new(effect: Effect) -> Self {
-        Self { deadline: None, effect }
-    }
-
-    /// The same call with a deadline.
-    #[must_use]
-    pub const fn with_deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-}
+use crate::{CallContext, CallError, Classify, GuardSnapshot, Policy, PolicyError};
 
 /// One try of a call.
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +67,21 @@ impl Guard {
     /// # Errors
     /// The policy cannot be kept.
     pub fn new(name: impl Into<Arc<str>>, policy: Policy) -> Result<Self, PolicyError> {
+        Self::with_cooldown(name, policy, Cooldown::new())
+    }
+
+    /// A guard that shares a cooldown with others: those of deployments that share a quota.
+    ///
+    /// # Errors
+    /// The policy cannot be kept.
+    pub fn with_cooldown(
+        name: impl Into<Arc<str>>,
+        policy: Policy,
+        cooldown: Cooldown,
+    ) -> Result<Self, PolicyError> {
         policy.validate()?;
-        let (admission, stats) = (Admission::new(policy, Instant::now()), Stats::default());
+        let stats = Stats::default();
+        let admission = Admission::new(policy, cooldown, Instant::now());
         Ok(Self { shared: Arc::new(Shared { name: name.into(), admission, stats }) })
     }
 
@@ -193,7 +170,25 @@ impl Guard {
     pub async fn call<T, E, Fut>(
         &self,
         context: CallContext,
+        operation: impl FnMut(Attempt) -> Fut,
+    ) -> Result<Answer<T>, CallError<E>>
+    where
+        Fut: Future<Output = Result<T, E>>,
+        E: Classify,
+    {
+        self.call_metered(context, operation, |_| None).await
+    }
+
+    /// [`Guard::call`], with what the answer says that it cost, in tokens: the reservation of
+    /// [`CallContext::tokens`] is settled by it. `None` leaves it as it was reserved.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call_metered<T, E, Fut>(
+        &self,
+        context: CallContext,
         mut operation: impl FnMut(Attempt) -> Fut,
+        cost: impl FnOnce(&T) -> Option<u64>,
     ) -> Result<Answer<T>, CallError<E>>
     where
         Fut: Future<Output = Result<T, E>>,
@@ -204,7 +199,10 @@ impl Guard {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
             let attempt = run.start();
             let end = match timeout_at(attempt.deadline, operation(attempt)).await {
-                Ok(Ok(value)) => return Ok(run.succeed(permit, value)),
+                Ok(Ok(value)) => {
+                    let tokens = cost(&value);
+                    return Ok(run.succeed(permit, value, tokens));
+                }
                 Ok(Err(error)) => End::Error(error),
                 Err(_) => End::from(run.limit()),
             };
@@ -260,8 +258,27 @@ impl Guard {
     pub async fn gather<T, I, E, S, Fut>(
         &self,
         context: CallContext,
+        open: impl FnMut(Attempt) -> Fut,
+        take: impl FnMut(I) -> Option<T>,
+    ) -> Result<Answer<T>, CallError<E>>
+    where
+        Fut: Future<Output = Result<S, E>>,
+        S: Stream<Item = Result<I, E>> + Unpin,
+        E: Classify,
+    {
+        self.gather_metered(context, open, take, |_| None).await
+    }
+
+    /// [`Guard::gather`], with what the whole answer says that it cost: see [`Guard::call_metered`].
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn gather_metered<T, I, E, S, Fut>(
+        &self,
+        context: CallContext,
         mut open: impl FnMut(Attempt) -> Fut,
         mut take: impl FnMut(I) -> Option<T>,
+        cost: impl FnOnce(&T) -> Option<u64>,
     ) -> Result<Answer<T>, CallError<E>>
     where
         Fut: Future<Output = Result<S, E>>,
@@ -274,7 +291,10 @@ impl Guard {
             let attempt = run.start();
             let pace = Pace::new(&run.policy, run.now, attempt.deadline, run.limit());
             let end = match read_stream(open(attempt), &mut take, pace).await {
-                Ok(value) => return Ok(run.succeed(permit, value)),
+                Ok(value) => {
+                    let tokens = cost(&value);
+                    return Ok(run.succeed(permit, value, tokens));
+                }
                 Err(end) => end,
             };
             run.fail(permit, end).await?;
@@ -300,8 +320,11 @@ impl Guard {
             next_probe_in_ms: look.breaker.next_probe_in.map(millis),
             cooldown_ms: look.cooldown.map(millis),
             in_flight: look.in_flight,
-            concurrency: look.policy.concurrency,
-            queued: look.queued,
+            concurrency: look.limit,
+            queued: look.queued.iter().sum(),
+            queued_by_priority: look.queued,
+            requests_left: look.rate.requests.map(whole),
+            tokens_left: look.rate.tokens.map(whole),
             queue: look.policy.queue,
             retrying: look.retrying,
             counters: self.shared.stats.read(),

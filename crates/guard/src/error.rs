@@ -180,6 +180,22 @@ pub enum Rejection {
         in_flight: usize,
         /// Calls waiting at that moment.
         queued: usize,
+        /// How long a call would have waited, by how long calls take: an estimate.
+        retry_after: Duration,
+    },
+    /// The queue fills, and higher priorities need the places.
+    #[error("{queued} calls are waiting, and the places left are for higher priorities")]
+    Shed {
+        /// Calls waiting at that moment.
+        queued: usize,
+        /// How long a call would have waited, by how long calls take: an estimate.
+        retry_after: Duration,
+    },
+    /// This minute's requests or tokens are used up, for longer than a call may wait.
+    #[error("this minute's requests or tokens are used up, for another {retry_after:?}")]
+    RateLimited {
+        /// Time until the call could go.
+        retry_after: Duration,
     },
     /// No permit became free within the longest wait that the policy allows.
     #[error("waited {waited:?} in the queue, the longest that is allowed")]
@@ -190,6 +206,21 @@ pub enum Rejection {
     /// The caller's deadline had passed, or would pass before the call could start.
     #[error("the caller's deadline passed before the call could start")]
     Deadline,
+}
+
+impl Rejection {
+    /// When the same call has a chance again, as far as that is known or can be estimated.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::BreakerOpen { retry_after }
+            | Self::Cooldown { retry_after }
+            | Self::QueueFull { retry_after, .. }
+            | Self::Shed { retry_after, .. }
+            | Self::RateLimited { retry_after } => Some(*retry_after),
+            Self::QueueTimeout { .. } | Self::Deadline => None,
+        }
+    }
 }
 
 /// Why a guarded call has no answer.
@@ -277,7 +308,10 @@ impl<E: Classify> CallError<E> {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Rejected { reason: Rejection::Deadline, .. } => ErrorClass::Timeout,
-            Self::Rejected { reason: Rejection::Cooldown { .. }, .. } => ErrorClass::RateLimited,
+            Self::Rejected {
+                reason: Rejection::Cooldown { .. } | Rejection::RateLimited { .. },
+                ..
+            } => ErrorClass::RateLimited,
             Self::Rejected { .. } => ErrorClass::Unavailable,
             Self::TimedOut { outcome_unknown: true, .. }
             | Self::Failed { outcome_unknown: true, .. }
@@ -294,10 +328,9 @@ impl<E> CallError<E> {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Rejected { reason: Rejection::BreakerOpen { retry_after }, .. }
-            | Self::Rejected { reason: Rejection::Cooldown { retry_after }, .. }
-            | Self::RetryLater { retry_after, .. } => Some(*retry_after),
-            _ => None,
+            Self::Rejected { reason, .. } => reason.retry_after(),
+            Self::RetryLater { retry_after, .. } => Some(*retry_after),
+            Self::TimedOut { .. } | Self::Failed { .. } | Self::Cut { .. } => None,
         }
     }
 

@@ -40,6 +40,12 @@ pub struct GuardSnapshot {
     pub concurrency: usize,
     /// Calls waiting for a permit.
     pub queued: usize,
+    /// The same for each of [`Priority::ALL`](crate::Priority::ALL), lowest first.
+    pub queued_by_priority: [usize; 4],
+    /// Attempts that may leave now, of this minute's; less than 0 is owed. `None`: no limit.
+    pub requests_left: Option<i64>,
+    /// Tokens that may leave now, of this minute's; less than 0 is owed. `None`: no limit.
+    pub tokens_left: Option<i64>,
     /// Calls that may wait.
     pub queue: usize,
     /// Calls that do more than call once: retries, sleeping ones included, hedges and fallbacks.
@@ -51,6 +57,12 @@ pub struct GuardSnapshot {
 /// Rounded up, so that whoever waits that long does not come too early.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// Rounded down, so that nobody is promised what is not there.
+#[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and limits are far below")]
+pub(crate) fn whole(level: f64) -> i64 {
+    level.floor() as i64
 }
 
 /// One line: the state, and why a call would wait or be refused now.
@@ -69,6 +81,12 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
             ms(snapshot.next_probe_in_ms)
         ),
         BreakerState::HalfOpen => "lets probes through: the breaker is half-open".to_owned(),
+        _ if snapshot.requests_left.is_some_and(|left| left < 1) => {
+            "lets calls wait: this minute's requests are used up".to_owned()
+        }
+        _ if snapshot.tokens_left.is_some_and(|left| left < 1) => {
+            "lets calls wait: this minute's tokens are used up".to_owned()
+        }
         BreakerState::Closed | BreakerState::ForcedClosed | BreakerState::MetricsOnly
             if in_flight < concurrency =>
         {
@@ -124,6 +142,9 @@ mod tests {
             in_flight: 1,
             concurrency: 2,
             queued: 0,
+            queued_by_priority: [0; 4],
+            requests_left: None,
+            tokens_left: None,
             queue: 1,
             retrying: 0,
             counters: Counters::default(),

@@ -16,20 +16,26 @@
 mod admission;
 mod breaker;
 mod call;
+mod context;
+mod cooldown;
 mod error;
 mod explain;
 mod gather;
 mod policy;
+mod rate;
 mod retry;
 mod run;
 mod stats;
 
 pub use breaker::BreakerState;
-pub use call::{Answer, Attempt, CallContext, CallReport, Effect, Guard};
+pub use call::{Answer, Attempt, CallReport, Guard};
+pub use context::{CallContext, Effect, Priority};
+pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
 pub use explain::GuardSnapshot;
 pub use policy::{
-    BreakerPolicy, ClassRetry, Policy, PolicyError, RetryBudget, RetryClasses, RetryPolicy,
+    BreakerPolicy, ClassRetry, Policy, PolicyError, RatePolicy, RetryBudget, RetryClasses,
+    RetryPolicy,
 };
 pub use stats::Counters;
 

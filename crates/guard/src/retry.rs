@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::admission::Cost;
 use crate::breaker::Closure;
 use crate::{Effect, ErrorClass, RetryPolicy, Verdict};
 
@@ -84,6 +85,18 @@ impl Ended {
             | ErrorClass::Refused
             | ErrorClass::Cancelled
             | ErrorClass::Internal => Verdict::Neutral,
+        }
+    }
+
+    /// What it can have cost.
+    pub(crate) const fn cost(&self) -> Cost {
+        match self.class {
+            ErrorClass::Timeout
+            | ErrorClass::Server
+            | ErrorClass::Malformed
+            | ErrorClass::OutcomeUnknown
+            | ErrorClass::Cancelled => Cost::AsReserved,
+            _ => Cost::Nothing,
         }
     }
 

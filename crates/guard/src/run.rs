@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::admission::{Ask, Permit, Waiting, Withdrawal};
+use crate::admission::{Ask, Cost, Permit, Settlement, Waiting, Withdrawal};
 use crate::call::Shared;
 use crate::retry::{Decision, Ended};
 use crate::{
-    Answer, Attempt, CallContext, CallError, CallReport, Classify, Effect, ErrorClass, Policy,
-    Rejection, TimeoutLayer, Verdict,
+    Answer, Attempt, CallContext, CallError, CallReport, Classify, ErrorClass, Policy, Rejection,
+    TimeoutLayer, Verdict,
 };
 
 /// How an attempt ended without an answer.
@@ -29,7 +29,7 @@ impl<E> From<(TimeoutLayer, Duration)> for End<E> {
 pub(crate) struct Run<'g, E> {
     shared: &'g Shared,
     pub(crate) policy: Arc<Policy>,
-    effect: Effect,
+    context: CallContext,
     /// The last time that was read, and so the start of the attempt while one is out. The clock is read
     /// again only after something has been waited for.
     pub(crate) now: Instant,
@@ -52,13 +52,13 @@ impl<'g, E: Classify> Run<'g, E> {
         let now = Instant::now();
         // a call that comes too late asks for nothing
         let late = context.deadline.is_some_and(|deadline| deadline <= now);
-        let (policy, first) = shared.admission.enter(now, !late);
+        let (policy, first) = shared.admission.enter(context, now, !late);
         let longest = now + policy.total_timeout;
         let deadline = context.deadline.map_or(longest, |deadline| deadline.min(longest));
         Self {
             hurried: deadline < longest,
             shared,
-            effect: context.effect,
+            context: *context,
             now,
             began: now,
             deadline,
@@ -79,7 +79,7 @@ impl<'g, E: Classify> Run<'g, E> {
         }
         let ask = match self.first.take() {
             Some(ask) => ask,
-            None => self.shared.admission.ask(self.now),
+            None => self.shared.admission.ask(&self.context, self.now),
         };
         match ask {
             Ask::Granted(permit) => Ok(permit),
@@ -142,9 +142,16 @@ impl<'g, E: Classify> Run<'g, E> {
     }
 
     /// Ends the call with an answer.
-    pub(crate) fn succeed<T>(&self, permit: Permit<'_>, value: T) -> Answer<T> {
+    pub(crate) fn succeed<T>(
+        &self,
+        permit: Permit<'_>,
+        value: T,
+        tokens: Option<u64>,
+    ) -> Answer<T> {
         let now = Instant::now();
-        permit.settle(Verdict::Success, now - self.now, now);
+        let cost = tokens.map_or(Cost::AsReserved, Cost::Tokens);
+        let took = now - self.now;
+        permit.settle(Settlement { verdict: Verdict::Success, took, cost, at: now });
         self.shared.stats.succeeded(now - self.now);
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
@@ -186,10 +193,11 @@ impl<'g, E: Classify> Run<'g, E> {
             End::Cut => (ErrorClass::Malformed, None),
         };
         let attempts = self.attempts;
-        let ended = Ended { class, effect: self.effect, retry_after, attempts, began: self.began };
+        let ended =
+            Ended { class, effect: self.context.effect, retry_after, attempts, began: self.began };
         let verdict =
             if self.was_cut_short(end, took) { Verdict::Neutral } else { ended.verdict(self.now) };
-        permit.settle(verdict, took, self.now);
+        permit.settle(Settlement { verdict, took, cost: ended.cost(), at: self.now });
         // looked at after the settling: this very end may have opened the breaker
         let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);

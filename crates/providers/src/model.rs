@@ -199,6 +199,14 @@ impl Usage {
             + self.cache_write.unwrap_or(0)
     }
 
+    /// All tokens of the call; `None` if the provider told none.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        let input = [self.input_uncached, self.cache_read, self.cache_write];
+        let told = input.into_iter().chain([self.output]).flatten();
+        told.reduce(u64::saturating_add)
+    }
+
     /// Adds another call's tokens; what neither reported stays absent.
     pub fn add(&mut self, other: &Self) {
         let sum = |into: &mut Option<u64>, more: Option<u64>| {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass};
+use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass, Priority};
 use steadfast_providers::model::{ModelAnswer, ModelDelta, ModelError, ModelRequest};
 use steadfast_providers::tool::{Progress, ToolInvocation};
 use tokio::time::Instant;
@@ -31,6 +31,28 @@ pub(crate) struct ToolResult {
     pub(crate) took_ms: u64,
 }
 
+/// Whose call it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) tenant: &'a str,
+    /// The run's: higher goes first, 0 is normal.
+    pub(crate) priority: i32,
+}
+
+impl Caller<'_> {
+    fn context(self, effect: Effect, deadline: Instant) -> CallContext {
+        let priority = match self.priority {
+            ..=-1 => Priority::Batch,
+            0 => Priority::Interactive,
+            1.. => Priority::Critical,
+        };
+        CallContext::new(effect)
+            .with_deadline(deadline)
+            .with_tenant(self.tenant)
+            .with_priority(priority)
+    }
+}
+
 /// Asks a model. Asking again is harmless for the world, so the call is a read.
 ///
 /// # Errors
@@ -38,19 +60,26 @@ pub(crate) struct ToolResult {
 pub(crate) async fn ask_model(
     entry: &ModelEntry,
     request: &ModelRequest,
+    caller: Caller<'_>,
     within: Duration,
 ) -> Result<Answered, CallError<ModelError>> {
     let began = Instant::now();
-    let context = CallContext::new(Effect::Read).with_deadline(began + within);
     let model = entry.model.as_ref();
+    let mut context = caller.context(Effect::Read, began + within);
+    if entry.guard.policy().rate.tokens_per_minute.is_some() {
+        // What goes in is counted; what comes out is at most what was asked for.
+        let input = model.count_tokens(request).tokens;
+        context.tokens = input + u64::from(request.max_output_tokens.unwrap_or(0));
+    }
+    let cost = |answer: &ModelAnswer| answer.usage.total();
     let answer = if entry.stream {
         let take = |delta| match delta {
             ModelDelta::Done(answer) => Some(*answer),
             ModelDelta::Text(_) | ModelDelta::ToolCall { .. } | ModelDelta::Activity => None,
         };
-        entry.guard.gather(context, |_| model.stream(request), take).await?
+        entry.guard.gather_metered(context, |_| model.stream(request), take, cost).await?
     } else {
-        entry.guard.call(context, |_| model.complete(request)).await?
+        entry.guard.call_metered(context, |_| model.complete(request), cost).await?
     };
     let took_ms = millis(began.elapsed());
     Ok(Answered { answer: answer.value, attempts: answer.report.attempts, took_ms })
@@ -61,6 +90,7 @@ pub(crate) async fn run_tool(
     catalog: &Catalog,
     agent: &AgentSpec,
     open: &OpenCall,
+    caller: Caller<'_>,
     within: Duration,
 ) -> ToolResult {
     let began = Instant::now();
@@ -74,7 +104,7 @@ pub(crate) async fn run_tool(
         Err(error) => return not_run(ToolOutcome::Invalid, error.to_string()),
     };
     let tool = Arc::clone(&entry.tool);
-    let context = CallContext::new(tool.spec().effect).with_deadline(began + within);
+    let context = caller.context(tool.spec().effect, began + within);
     let called = entry.guard.call(context, |attempt| {
         tool.call(ToolInvocation {
             arguments: arguments.clone(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{
     AgentSpec, Decision, decide, failure, model_key, unique_call_ids, valid_history,
 };
-use crate::call::{self, OUTCOME_UNKNOWN, ToolResult, not_run};
+use crate::call::{self, Caller, OUTCOME_UNKNOWN, ToolResult, not_run};
 use crate::catalog::{Catalog, ModelEntry};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, ToolOutcome, WaitReason};
@@ -101,7 +101,8 @@ impl Driver {
             temperature: agent.temperature,
             idempotency_key: Some(key.clone()),
         };
-        let event = match call::ask_model(&entry, &request, within).await {
+        let caller = Caller { tenant: self.journal.tenant(), priority: self.journal.priority() };
+        let event = match call::ask_model(&entry, &request, caller, within).await {
             Ok(answered) => model_answered(&entry, key, answered),
             Err(error) => self.model_failed(&error),
         };
@@ -115,14 +116,19 @@ impl Driver {
         let quiet = match error {
             CallError::RetryLater { retry_after, .. }
             | CallError::Rejected {
-                reason: Rejection::BreakerOpen { retry_after } | Rejection::Cooldown { retry_after },
+                reason:
+                    Rejection::BreakerOpen { retry_after }
+                    | Rejection::Cooldown { retry_after }
+                    | Rejection::RateLimited { retry_after },
                 attempts: 0,
                 ..
             } => Some(*retry_after),
             CallError::Rejected {
-                reason: Rejection::QueueFull { .. } | Rejection::QueueTimeout { .. },
+                reason:
+                    Rejection::QueueFull { retry_after, .. } | Rejection::Shed { retry_after, .. },
                 ..
-            } => Some(QUEUE_PAUSE),
+            } => Some((*retry_after).max(QUEUE_PAUSE)),
+            CallError::Rejected { reason: Rejection::QueueTimeout { .. }, .. } => Some(QUEUE_PAUSE),
             _ => None,
         };
         let Some(quiet) = quiet else {
@@ -142,7 +148,9 @@ impl Driver {
         within: Duration,
     ) -> Result<(), RuntimeError> {
         let catalog = Arc::clone(&self.catalog);
-        let running = calls.iter().map(|open| call::run_tool(&catalog, agent, open, within));
+        let caller = Caller { tenant: self.journal.tenant(), priority: self.journal.priority() };
+        let running =
+            calls.iter().map(|open| call::run_tool(&catalog, agent, open, caller, within));
         let results = join_all(running).await;
         let events =
             calls.iter().zip(results).flat_map(|(open, result)| finished(open, result, None));
@@ -175,7 +183,8 @@ impl Driver {
             self.journal.append(vec![ahead]).await?;
         }
         let catalog = Arc::clone(&self.catalog);
-        let result = call::run_tool(&catalog, agent, &open, within).await;
+        let caller = Caller { tenant: self.journal.tenant(), priority: self.journal.priority() };
+        let result = call::run_tool(&catalog, agent, &open, caller, within).await;
         self.finish(&open, result, operation).await
     }
 

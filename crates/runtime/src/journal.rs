@@ -30,6 +30,7 @@ pub(crate) struct RunJournal {
     last_checkpoint: LastCheckpoint,
     epoch: u64,
     tenant: String,
+    priority: i32,
     run: Run,
 }
 
@@ -46,8 +47,8 @@ impl RunJournal {
         head: &RunHead,
     ) -> Result<Self, RuntimeError> {
         let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
-        let (epoch, tenant) = (head.epoch, head.tenant.clone());
-        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, run })
+        let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
+        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, priority, run })
     }
 
     /// The run as it is.
@@ -58,6 +59,11 @@ impl RunJournal {
     /// Whose run it is.
     pub(crate) fn tenant(&self) -> &str {
         &self.tenant
+    }
+
+    /// Higher goes first; 0 is normal.
+    pub(crate) const fn priority(&self) -> i32 {
+        self.priority
     }
 
     /// [`RunJournal::append_settling`], with nothing to settle.

@@ -1,4 +1,5 @@
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::Context;
 
 use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
@@ -6,11 +7,21 @@ use futures_util::future::poll_immediate;
 use super::*;
 
 fn admission(concurrency: usize, queue: usize) -> Admission {
-    Admission::new(Policy { concurrency, queue, ..Policy::default() }, Instant::now())
+    Admission::new(
+        Policy { concurrency, queue, ..Policy::default() },
+        Cooldown::new(),
+        Instant::now(),
+    )
+}
+
+const CALL: CallContext = CallContext::new(crate::Effect::Read);
+
+fn ended(verdict: Verdict, at: Instant) -> Settlement {
+    Settlement { verdict, took: Duration::ZERO, cost: Cost::AsReserved, at }
 }
 
 fn granted(admission: &Admission) -> Permit<'_> {
-    match admission.ask(Instant::now()) {
+    match admission.ask(&CALL, Instant::now()) {
         Ask::Granted(permit) => permit,
         Ask::Queued(_) => panic!("queued"),
         Ask::Refused(rejection) => panic!("{rejection}"),
@@ -18,7 +29,7 @@ fn granted(admission: &Admission) -> Permit<'_> {
 }
 
 fn queued(admission: &Admission) -> Waiting<'_> {
-    match admission.ask(Instant::now()) {
+    match admission.ask(&CALL, Instant::now()) {
         Ask::Queued(waiting) => waiting,
         Ask::Granted(_) => panic!("granted"),
         Ask::Refused(rejection) => panic!("{rejection}"),
@@ -27,7 +38,7 @@ fn queued(admission: &Admission) -> Waiting<'_> {
 
 fn load(admission: &Admission) -> (usize, usize) {
     let look = admission.look(Instant::now());
-    (look.in_flight, look.queued)
+    (look.in_flight, look.queued.iter().sum())
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,8 +46,11 @@ async fn r2_a_full_queue_refuses_and_says_how_full() {
     let admission = admission(1, 1);
     let _running = granted(&admission);
     let _waiting = queued(&admission);
-    let Ask::Refused(rejection) = admission.ask(Instant::now()) else { panic!("not refused") };
-    assert_eq!(rejection, Rejection::QueueFull { in_flight: 1, queued: 1 });
+    let Ask::Refused(rejection) = admission.ask(&CALL, Instant::now()) else {
+        panic!("not refused")
+    };
+    let retry_after = Duration::ZERO;
+    assert_eq!(rejection, Rejection::QueueFull { in_flight: 1, queued: 1, retry_after });
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,13 +58,13 @@ async fn r2_the_queue_is_first_in_first_out_and_newcomers_do_not_overtake() {
     let admission = admission(1, 8);
     let running = granted(&admission);
     let (first, second) = (queued(&admission), queued(&admission));
-    running.settle(Verdict::Success, Duration::ZERO, Instant::now());
+    running.settle(ended(Verdict::Success, Instant::now()));
     let third = queued(&admission);
     let mut second = pin!(second);
     assert!(poll_immediate(&mut second).await.is_none());
     let permit = first.await.unwrap();
-    permit.settle(Verdict::Success, Duration::ZERO, Instant::now());
-    second.await.unwrap().settle(Verdict::Success, Duration::ZERO, Instant::now());
+    permit.settle(ended(Verdict::Success, Instant::now()));
+    second.await.unwrap().settle(ended(Verdict::Success, Instant::now()));
     drop(third.await.unwrap());
     assert_eq!(load(&admission), (0, 0));
 }
@@ -65,7 +79,7 @@ async fn r2_a_dropped_queue_head_wakes_the_next() {
     let mut next = watched(next);
     assert!(next.poll_is_pending());
     // the head is granted the permit, and dropped before it is polled again
-    running.settle(Verdict::Success, Duration::ZERO, Instant::now());
+    running.settle(ended(Verdict::Success, Instant::now()));
     assert!(!next.woken());
     drop(head);
     assert!(next.woken());
@@ -89,12 +103,15 @@ async fn r2_a_waiter_dropped_before_its_turn_leaves_the_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn r10_the_breaker_is_asked_again_after_waiting() {
-    let admission =
-        Admission::new(Policy { concurrency: 3, queue: 8, ..Policy::default() }, Instant::now());
+    let admission = Admission::new(
+        Policy { concurrency: 3, queue: 8, ..Policy::default() },
+        Cooldown::new(),
+        Instant::now(),
+    );
     let running = [granted(&admission), granted(&admission), granted(&admission)];
     let mut waiting = [queued(&admission), queued(&admission), queued(&admission)];
     for permit in running {
-        permit.settle(Verdict::Failure, Duration::ZERO, Instant::now());
+        permit.settle(ended(Verdict::Failure, Instant::now()));
     }
     // two were granted before the third failure; it opened the breaker, and the last one is refused
     let [first, second, third] = &mut waiting;
@@ -111,12 +128,12 @@ async fn r8_the_latest_known_end_of_a_cooldown_wins_and_throttling_never_moves_t
     let permits: Vec<_> = (0..6).map(|_| granted(&admission)).collect();
     for (permit, seconds) in permits.into_iter().zip([5, 20, 10, 1, 2, 3]) {
         let until = Some(now + Duration::from_secs(seconds));
-        permit.settle(Verdict::Throttled { until }, Duration::ZERO, now);
+        permit.settle(ended(Verdict::Throttled { until }, now));
     }
-    let Ask::Refused(rejection) = admission.ask(now) else { panic!("not refused") };
+    let Ask::Refused(rejection) = admission.ask(&CALL, now) else { panic!("not refused") };
     assert_eq!(rejection, Rejection::Cooldown { retry_after: Duration::from_secs(20) });
     let over = now + Duration::from_secs(20);
-    assert!(matches!(admission.ask(over), Ask::Granted(_)));
+    assert!(matches!(admission.ask(&CALL, over), Ask::Granted(_)));
     assert_eq!(admission.look(over).breaker.consecutive_failures, 0);
 }
 

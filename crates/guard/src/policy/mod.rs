@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 mod breaker;
 mod check;
+mod rate;
 mod retry;
 
 pub use breaker::BreakerPolicy;
 use check::{at_least_one, at_most_a_year, refuse};
+pub use rate::RatePolicy;
 pub use retry::{ClassRetry, RetryBudget, RetryClasses, RetryPolicy};
 
 /// How one dependency is protected. Plain data: built from configuration, replaced while calls run.
@@ -41,6 +43,8 @@ pub struct Policy {
     pub retry: RetryPolicy,
     /// When the dependency is left alone.
     pub breaker: BreakerPolicy,
+    /// How much may leave a minute.
+    pub rate: RatePolicy,
 }
 
 impl Default for Policy {
@@ -55,6 +59,7 @@ impl Default for Policy {
             idle_timeout: Duration::from_secs(45),
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
+            rate: RatePolicy::default(),
         }
     }
 }
@@ -96,6 +101,7 @@ impl Policy {
         }
         self.retry.validate()?;
         self.breaker.validate()?;
+        self.rate.validate()?;
         let breaker = &self.breaker;
         if usize::try_from(breaker.half_open_probes).map_or(true, |n| n > self.concurrency) {
             return Err(refuse(

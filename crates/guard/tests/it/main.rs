@@ -7,6 +7,7 @@ mod drops;
 mod endings;
 mod health;
 mod races;
+mod rates;
 mod streams;
 
 use std::sync::Arc;

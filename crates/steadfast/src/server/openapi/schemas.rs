@@ -90,6 +90,9 @@ fn guard() -> ObjectBuilder {
         ("next_probe_in_ms", Type::Integer, false),
         ("cooldown_ms", Type::Integer, false),
     ])
+    .property("queued_by_priority", ArrayBuilder::new().items(typed(Type::Integer)))
+    .property("requests_left", nullable(Type::Integer))
+    .property("tokens_left", nullable(Type::Integer))
     .property("counters", typed(Type::Object))
     .required("counters")
     .property("policy", typed(Type::Object))

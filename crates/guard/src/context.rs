@@ -1,0 +1,110 @@
+//! What the guard is told about one call.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// What an operation does outside, and so what may be done when its outcome is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Changes nothing: run again freely.
+    Read,
+    /// Changes something, and the same key changes it once: run again with the same key.
+    Idempotent,
+    /// Changes something each time: never run again while the outcome is unknown.
+    Once,
+}
+
+/// Who goes first when not everybody can, and who is refused first when the queue fills (SCOPE R2).
+/// A higher one always goes first; the longest wait that the policy allows bounds what that costs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Nobody may ever need it: may fill the queue up to a half.
+    Speculative,
+    /// Nobody waits for it: may fill the queue up to three quarters.
+    Batch,
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// Goes before everything else.
+    Critical,
+}
+
+impl Priority {
+    /// Every priority, lowest first.
+    pub const ALL: [Self; 4] = [Self::Speculative, Self::Batch, Self::Interactive, Self::Critical];
+
+    /// The place in [`Priority::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Waiters at which a queue of `places` is full for this priority.
+    pub(crate) const fn share(self, places: usize) -> usize {
+        match self {
+            Self::Speculative => places.div_ceil(2),
+            Self::Batch => places - places / 4,
+            Self::Interactive | Self::Critical => places,
+        }
+    }
+}
+
+/// What the guard is told about one call.
+#[derive(Clone, Copy, Debug)]
+pub struct CallContext {
+    /// The call must be over by then, whatever the policy would allow.
+    pub deadline: Option<Instant>,
+    /// What the operation does outside.
+    pub effect: Effect,
+    /// Who goes first.
+    pub priority: Priority,
+    /// Whose call it is, as a number: tenants of the same priority take turns.
+    pub tenant: u64,
+    /// What it will cost, in tokens, as far as is known before: reserved of `rate.tokens_per_minute`, and
+    /// the measure of a tenant's turn.
+    pub tokens: u64,
+}
+
+impl CallContext {
+    /// A call without a deadline of its own, of nobody in particular, with priority
+    /// [`Priority::Interactive`].
+    #[must_use]
+    pub const fn new(effect: Effect) -> Self {
+        Self { deadline: None, effect, priority: Priority::Interactive, tenant: 0, tokens: 0 }
+    }
+
+    /// The same call with a deadline.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The same call with a priority.
+    #[must_use]
+    pub const fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The same call as a tenant's.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        tenant.hash(&mut hasher);
+        self.tenant = hasher.finish();
+        self
+    }
+
+    /// The same call with the tokens that it will cost.
+    #[must_use]
+    pub const fn with_tokens(mut self, tokens: u64) -> Self {
+        self.tokens = tokens;
+        self
+    }
+}
