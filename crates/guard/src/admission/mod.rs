@@ -43,8 +43,8 @@ struct State {
     /// Calls that are retrying, sleeping ones included, and hedges and fallbacks.
     extra: usize,
     queue: Queue<Waiter>,
-    /// How long calls take, in seconds: an average that forgets.
-    service_s: f64,
+    /// How long calls take, in nanoseconds: an average that forgets.
+    service_ns: u64,
 }
 
 /// Lock order: the admission's state before a waiter's slot.
@@ -151,7 +151,9 @@ impl State {
             .admit(&self.policy.breaker, now)
             .map_err(|retry_after| Rejection::BreakerOpen { retry_after })?;
         self.in_flight += 1;
-        self.rate.take(tokens);
+        if self.rate.is_limited() {
+            self.rate.take(tokens);
+        }
         Ok(Grant { ticket, tokens })
     }
 
@@ -202,14 +204,16 @@ impl State {
 
     /// How long a call that came now would wait, by how long calls take: an estimate.
     fn expected_wait(&self) -> Duration {
-        let rounds = (self.queue.len() + 1) as f64 / self.limit.max(1) as f64;
-        Duration::try_from_secs_f64(self.service_s * rounds).unwrap_or_default()
+        let rounds = (self.queue.len() + 1).div_ceil(self.limit.max(1));
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+        Duration::from_nanos(self.service_ns).saturating_mul(rounds)
     }
 
     fn release(&mut self, grant: Grant, settlement: Settlement) -> Vec<Waker> {
         let Settlement { verdict, took, cost, at } = settlement;
         self.in_flight -= 1;
         match cost {
+            _ if !self.rate.is_limited() => {}
             Cost::Tokens(used) => self.rate.settle(grant.tokens, used),
             Cost::AsReserved => {}
             Cost::Nothing => self.rate.settle(grant.tokens, 0),
@@ -222,14 +226,15 @@ impl State {
         };
         if health == Health::Success {
             // An eighth of the way to the newest: TCP's estimate of the round trip (RFC 6298).
-            self.service_s += (took.as_secs_f64() - self.service_s) / 8.0;
+            let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            self.service_ns = self.service_ns - self.service_ns / 8 + took_ns / 8;
         }
         if let Verdict::Throttled { until: Some(until) } = verdict {
             self.cooldown.extend(until);
         }
         let ending = Ending { health, took, at };
         self.breaker.settle(&self.policy.breaker, grant.ticket, ending, fastrand::f64);
-        self.serve_queue(at)
+        if self.queue.is_empty() { Vec::new() } else { self.serve_queue(at) }
     }
 }
 
@@ -259,7 +264,7 @@ impl Admission {
                 in_flight: 0,
                 extra: 0,
                 queue: Queue::new(),
-                service_s: 0.0,
+                service_ns: 0,
             }),
         }
     }
@@ -349,7 +354,7 @@ impl Admission {
         }
         let CallContext { priority, tenant, tokens, .. } = *context;
         let wait = state.rate_wait(tokens, now);
-        if state.in_flight < state.limit && state.queue.len() == 0 && wait.is_zero() {
+        if state.in_flight < state.limit && state.queue.is_empty() && wait.is_zero() {
             let ask = match state.grant(tokens, now) {
                 Ok(grant) => Ask::Granted(Permit { admission: self, grant: Some(grant) }),
                 Err(rejection) => Ask::Refused(rejection),

@@ -48,6 +48,10 @@ impl<W> Queue<W> {
         Self { classes: std::array::from_fn(|_| class()), len: 0, arrivals: 0 }
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.len
     }

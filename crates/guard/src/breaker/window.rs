@@ -43,9 +43,9 @@ pub(crate) struct Window {
 enum Shape {
     Time {
         slice: Duration,
-        began: Instant,
-        /// The number of the newest slice, counted from `began`.
-        newest: u64,
+        /// When the newest slice ends: a look before that costs a comparison.
+        ends_at: Instant,
+        newest: usize,
         slices: [Counts; SLICES],
     },
     Calls {
@@ -61,12 +61,11 @@ impl Window {
                 let ends = vec![Counts::default(); usize::try_from(calls).unwrap_or(usize::MAX)];
                 Shape::Calls { ends: ends.into(), next: 0 }
             }
-            None => Shape::Time {
-                slice: (policy.window / 10).max(Duration::from_nanos(1)),
-                began: now,
-                newest: 0,
-                slices: [Counts::default(); SLICES],
-            },
+            None => {
+                let slice = slice_of(policy);
+                let slices = [Counts::default(); SLICES];
+                Shape::Time { slice, ends_at: now + slice, newest: 0, slices }
+            }
         };
         Self { shape, sum: Counts::default() }
     }
@@ -75,7 +74,7 @@ impl Window {
     pub(crate) fn is_of(&self, policy: &BreakerPolicy) -> bool {
         match (&self.shape, policy.window_calls) {
             (Shape::Calls { ends, .. }, Some(calls)) => usize::try_from(calls) == Ok(ends.len()),
-            (Shape::Time { slice, .. }, None) => *slice == policy.window / 10,
+            (Shape::Time { slice, .. }, None) => *slice == slice_of(policy),
             (Shape::Calls { .. }, None) | (Shape::Time { .. }, Some(_)) => false,
         }
     }
@@ -93,7 +92,7 @@ impl Window {
         self.sum.add(failed, slow);
         match &mut self.shape {
             Shape::Time { newest, slices, .. } => {
-                slices[slot(*newest)].add(failed, slow);
+                slices[*newest].add(failed, slow);
             }
             Shape::Calls { ends, next } => {
                 let end = &mut ends[*next];
@@ -113,21 +112,26 @@ impl Window {
 
     /// Lets go of what is older than the window. A clock that stands or seems to go back changes nothing.
     fn slide(&mut self, now: Instant) {
-        let Shape::Time { slice, began, newest, slices } = &mut self.shape else { return };
-        let since = now.saturating_duration_since(*began);
-        let number = u64::try_from(since.as_nanos() / slice.as_nanos()).unwrap_or(u64::MAX);
-        let passed = number.saturating_sub(*newest).min(SLICES as u64);
-        for step in 1..=passed {
-            let left = &mut slices[slot(number.max(*newest) - passed + step)];
-            self.sum.remove(*left);
-            *left = Counts::default();
+        let Shape::Time { slice, ends_at, newest, slices } = &mut self.shape else { return };
+        if now < *ends_at {
+            return;
         }
-        *newest = number.max(*newest);
+        let passed = (now - *ends_at).as_nanos() / slice.as_nanos() + 1;
+        let slices_passed = usize::try_from(passed).unwrap_or(SLICES).min(SLICES);
+        for _ in 0..slices_passed {
+            *newest = (*newest + 1) % SLICES;
+            self.sum.remove(slices[*newest]);
+            slices[*newest] = Counts::default();
+        }
+        *ends_at = match u32::try_from(passed) {
+            Ok(passed) => *ends_at + *slice * passed,
+            Err(_) => now + *slice,
+        };
     }
 }
 
-fn slot(number: u64) -> usize {
-    usize::try_from(number % SLICES as u64).unwrap_or(0)
+fn slice_of(policy: &BreakerPolicy) -> Duration {
+    (policy.window / 10).max(Duration::from_nanos(1))
 }
 
 #[cfg(test)]
