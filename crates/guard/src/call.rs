@@ -80,8 +80,8 @@ impl Guard {
         cooldown: Cooldown,
     ) -> Result<Self, PolicyError> {
         policy.validate()?;
-        let stats = Stats::default();
-        let admission = Admission::new(policy, cooldown, Instant::now());
+        let now = Instant::now();
+        let (stats, admission) = (Stats::new(now), Admission::new(policy, cooldown, now));
         Ok(Self { shared: Arc::new(Shared { name: name.into(), admission, stats }) })
     }
 
@@ -197,7 +197,7 @@ impl Guard {
         let mut run = Run::new(&self.shared, &context);
         loop {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
-            let attempt = run.start();
+            let attempt = run.start(&permit);
             let end = match timeout_at(attempt.deadline, operation(attempt)).await {
                 Ok(Ok(value)) => {
                     let tokens = cost(&value);
@@ -288,7 +288,7 @@ impl Guard {
         let mut run = Run::new(&self.shared, &context);
         loop {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
-            let attempt = run.start();
+            let attempt = run.start(&permit);
             let pace = Pace::new(&run.policy, run.now, attempt.deadline, run.limit());
             let end = match read_stream(open(attempt), &mut take, pace).await {
                 Ok(value) => {
@@ -327,6 +327,8 @@ impl Guard {
             tokens_left: look.rate.tokens.map(whole),
             queue: look.policy.queue,
             retrying: look.retrying,
+            attempt_timeout_ms: millis(look.attempt_timeout),
+            latency: self.shared.stats.latency(now),
             counters: self.shared.stats.read(),
         }
     }

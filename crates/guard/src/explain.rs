@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BreakerState, Counters};
+use crate::{BreakerState, Counters, Latency};
 
 /// A guard at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,10 @@ pub struct GuardSnapshot {
     pub queue: usize,
     /// Calls that do more than call once: retries, sleeping ones included, hedges and fallbacks.
     pub retrying: usize,
+    /// The limit of an attempt that began now, in milliseconds.
+    pub attempt_timeout_ms: u64,
+    /// How long attempts take that return an answer.
+    pub latency: Latency,
     /// How calls ended since the guard was made.
     pub counters: Counters,
 }
@@ -147,6 +151,8 @@ mod tests {
             tokens_left: None,
             queue: 1,
             retrying: 0,
+            attempt_timeout_ms: 60_000,
+            latency: Latency::default(),
             counters: Counters::default(),
         };
         change(&mut snapshot);

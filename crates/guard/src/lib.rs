@@ -13,6 +13,7 @@
 //! This crate knows time (tokio's, so that paused time tests it), memory and randomness. It knows no
 //! HTTP, SQL, JSON or models.
 
+mod adaptive;
 mod admission;
 mod breaker;
 mod call;
@@ -21,11 +22,13 @@ mod cooldown;
 mod error;
 mod explain;
 mod gather;
+mod histogram;
 mod policy;
 mod rate;
 mod retry;
 mod run;
 mod stats;
+mod steps;
 
 pub use breaker::BreakerState;
 pub use call::{Answer, Attempt, CallReport, Guard};
@@ -33,11 +36,13 @@ pub use context::{CallContext, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
 pub use explain::GuardSnapshot;
+pub use histogram::Latency;
 pub use policy::{
-    BreakerPolicy, ClassRetry, Policy, PolicyError, RatePolicy, RetryBudget, RetryClasses,
-    RetryPolicy,
+    AdaptiveConcurrency, AdaptiveTimeout, BreakerPolicy, ClassRetry, Policy, PolicyError,
+    RatePolicy, RetryBudget, RetryClasses, RetryPolicy,
 };
-pub use stats::Counters;
+pub use stats::{Counters, Refusals};
+pub use steps::{StepLate, StepLimit};
 
 /// The README's example is a test.
 #[cfg(doctest)]

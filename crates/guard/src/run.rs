@@ -38,6 +38,8 @@ pub(crate) struct Run<'g, E> {
     /// The caller gave less time than the policy would have.
     hurried: bool,
     attempts: u32,
+    /// The limit of the attempt that is out.
+    attempt_timeout: Duration,
     waited: Duration,
     /// The first attempt's answer from admission, asked for under the same lock that gave the policy.
     first: Option<Ask<'g>>,
@@ -64,6 +66,7 @@ impl<'g, E: Classify> Run<'g, E> {
             deadline,
             policy,
             attempts: 0,
+            attempt_timeout: Duration::ZERO,
             waited: Duration::ZERO,
             first,
             last: None,
@@ -112,19 +115,20 @@ impl<'g, E: Classify> Run<'g, E> {
     }
 
     /// The next attempt, which starts now.
-    pub(crate) fn start(&mut self) -> Attempt {
+    pub(crate) fn start(&mut self, permit: &Permit<'_>) -> Attempt {
         self.attempts += 1;
+        self.attempt_timeout = permit.attempt_timeout();
         if self.attempts > 1 {
             self.shared.stats.retried();
         }
-        let own = self.now + self.policy.attempt_timeout;
+        let own = self.now + self.attempt_timeout;
         Attempt { number: self.attempts, deadline: own.min(self.deadline) }
     }
 
     /// Which limit the attempt's deadline is, and its length.
     pub(crate) fn limit(&self) -> (TimeoutLayer, Duration) {
-        if self.now + self.policy.attempt_timeout <= self.deadline {
-            (TimeoutLayer::Attempt, self.policy.attempt_timeout)
+        if self.now + self.attempt_timeout <= self.deadline {
+            (TimeoutLayer::Attempt, self.attempt_timeout)
         } else {
             (TimeoutLayer::Total, self.deadline - self.began)
         }
@@ -132,7 +136,7 @@ impl<'g, E: Classify> Run<'g, E> {
 
     /// A refusal as the end of the call.
     pub(crate) fn refused(&mut self, reason: Rejection) -> CallError<E> {
-        self.shared.stats.rejected();
+        self.shared.stats.rejected(&reason);
         let (attempts, source) = (self.attempts, self.last.take());
         CallError::Rejected { dependency: self.name(), reason, attempts, source }
     }
@@ -151,8 +155,14 @@ impl<'g, E: Classify> Run<'g, E> {
         let now = Instant::now();
         let cost = tokens.map_or(Cost::AsReserved, Cost::Tokens);
         let took = now - self.now;
-        permit.settle(Settlement { verdict: Verdict::Success, took, cost, at: now });
-        self.shared.stats.succeeded(now - self.now);
+        permit.settle(Settlement {
+            verdict: Verdict::Success,
+            timed_out: false,
+            took,
+            cost,
+            at: now,
+        });
+        self.shared.stats.succeeded(took, now);
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
 
@@ -197,7 +207,9 @@ impl<'g, E: Classify> Run<'g, E> {
             Ended { class, effect: self.context.effect, retry_after, attempts, began: self.began };
         let verdict =
             if self.was_cut_short(end, took) { Verdict::Neutral } else { ended.verdict(self.now) };
-        permit.settle(Settlement { verdict, took, cost: ended.cost(), at: self.now });
+        let timed_out = matches!(end, End::TimedOut(TimeoutLayer::Attempt, _));
+        let cost = ended.cost();
+        permit.settle(Settlement { verdict, timed_out, took, cost, at: self.now });
         // looked at after the settling: this very end may have opened the breaker
         let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);
@@ -214,7 +226,7 @@ impl<'g, E: Classify> Run<'g, E> {
     /// Whether the caller's own deadline ended the attempt before the dependency had the time that the
     /// policy gives it: that says nothing about its health.
     fn was_cut_short(&self, end: &End<E>, took: Duration) -> bool {
-        let usual = self.policy.attempt_timeout.min(self.policy.total_timeout);
+        let usual = self.attempt_timeout.min(self.policy.total_timeout);
         let is_total = matches!(end, End::TimedOut(TimeoutLayer::Total, _));
         is_total && self.hurried && took < usual
     }

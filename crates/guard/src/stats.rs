@@ -4,18 +4,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-#[derive(Debug, Default)]
+use crate::Rejection;
+use crate::histogram::{Histogram, Latency};
+
+#[derive(Debug)]
 pub(crate) struct Stats {
     success: AtomicU64,
     timeout: AtomicU64,
     error: AtomicU64,
-    rejected: AtomicU64,
+    refusals: [AtomicU64; REASONS],
     retry: AtomicU64,
     no_budget: AtomicU64,
     latency_sum_micros: AtomicU64,
     latency_max_micros: AtomicU64,
+    latency: Histogram,
 }
+
+/// The reasons of a [`Rejection`].
+const REASONS: usize = 7;
 
 /// How a guard's calls ended, since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +39,8 @@ pub struct Counters {
     pub error: u64,
     /// Calls that ended with [`CallError::Rejected`](crate::CallError::Rejected).
     pub rejected: u64,
+    /// The same by reason.
+    pub refusals: Refusals,
     /// Attempts after the first, of all calls.
     pub retry: u64,
     /// Calls that were not retried because too many calls were retrying already.
@@ -42,9 +52,73 @@ pub struct Counters {
     pub latency_max_micros: u64,
 }
 
+/// Calls that were refused on this side, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Refusals {
+    /// The breaker was open.
+    pub breaker: u64,
+    /// The dependency had asked for quiet.
+    pub cooldown: u64,
+    /// The queue was full.
+    pub queue_full: u64,
+    /// The queue filled, and higher priorities needed the places.
+    pub shed: u64,
+    /// This minute's requests or tokens were used up.
+    pub rate: u64,
+    /// The longest wait had passed.
+    pub queue_timeout: u64,
+    /// The caller's deadline had passed.
+    pub deadline: u64,
+}
+
+impl Counters {
+    /// Share of the calls that returned an answer; `None` before the first has ended.
+    #[must_use]
+    pub fn success_ratio(&self) -> Option<f64> {
+        self.share(self.success)
+    }
+
+    /// Share of the calls that timed out.
+    #[must_use]
+    pub fn timeout_ratio(&self) -> Option<f64> {
+        self.share(self.timeout)
+    }
+
+    /// Attempts after the first for each call; above 1 if calls were repeated more than once on average.
+    #[must_use]
+    pub fn retry_ratio(&self) -> Option<f64> {
+        self.share(self.retry)
+    }
+
+    fn share(&self, part: u64) -> Option<f64> {
+        (self.total > 0).then(|| part as f64 / self.total as f64)
+    }
+}
+
 impl Stats {
-    pub(crate) fn succeeded(&self, latency: Duration) {
+    pub(crate) fn new(now: Instant) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            success: zero(),
+            timeout: zero(),
+            error: zero(),
+            refusals: std::array::from_fn(|_| zero()),
+            retry: zero(),
+            no_budget: zero(),
+            latency_sum_micros: zero(),
+            latency_max_micros: zero(),
+            latency: Histogram::new(now),
+        }
+    }
+
+    pub(crate) fn latency(&self, now: Instant) -> Latency {
+        self.latency.read(now)
+    }
+
+    pub(crate) fn succeeded(&self, latency: Duration, now: Instant) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latency.record(micros, now);
         self.latency_sum_micros.fetch_add(micros, Ordering::Relaxed);
         // a new maximum is rare: the look costs less than the exchange
         if micros > self.latency_max_micros.load(Ordering::Relaxed) {
@@ -61,8 +135,8 @@ impl Stats {
         self.error.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn rejected(&self) {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn rejected(&self, reason: &Rejection) {
+        self.refusals[place(reason)].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn retried(&self) {
@@ -77,17 +151,41 @@ impl Stats {
         let success = self.success.load(Ordering::Relaxed);
         let timeout = self.timeout.load(Ordering::Relaxed);
         let error = self.error.load(Ordering::Relaxed);
-        let rejected = self.rejected.load(Ordering::Relaxed);
+        let refused = self.refusals.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let rejected = refused.iter().sum();
+        let [breaker, cooldown, queue_full, shed, rate, queue_timeout, deadline] = refused;
         Counters {
             total: success + timeout + error + rejected,
             success,
             timeout,
             error,
             rejected,
+            refusals: Refusals {
+                breaker,
+                cooldown,
+                queue_full,
+                shed,
+                rate,
+                queue_timeout,
+                deadline,
+            },
             retry: self.retry.load(Ordering::Relaxed),
             no_budget: self.no_budget.load(Ordering::Relaxed),
             latency_sum_micros: self.latency_sum_micros.load(Ordering::Relaxed),
             latency_max_micros: self.latency_max_micros.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// The place of a reason among the refusals.
+const fn place(reason: &Rejection) -> usize {
+    match reason {
+        Rejection::BreakerOpen { .. } => 0,
+        Rejection::Cooldown { .. } => 1,
+        Rejection::QueueFull { .. } => 2,
+        Rejection::Shed { .. } => 3,
+        Rejection::RateLimited { .. } => 4,
+        Rejection::QueueTimeout { .. } => 5,
+        Rejection::Deadline => 6,
     }
 }

@@ -33,6 +33,11 @@ pub(crate) struct Permit<'a> {
 }
 
 impl Permit<'_> {
+    /// How long the attempt may take.
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        self.grant.map_or(Duration::ZERO, |grant| grant.attempt_timeout)
+    }
+
     /// Gives the permit back with what the end of the attempt says.
     pub(crate) fn settle(mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
@@ -43,7 +48,8 @@ impl Permit<'_> {
 
 /// The end of a call that was given up.
 fn given_up(cost: Cost) -> Settlement {
-    Settlement { verdict: Verdict::Neutral, took: Duration::ZERO, cost, at: Instant::now() }
+    let (took, at) = (Duration::ZERO, Instant::now());
+    Settlement { verdict: Verdict::Neutral, timed_out: false, took, cost, at }
 }
 
 impl Drop for Permit<'_> {

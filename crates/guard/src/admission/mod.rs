@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::handles::{Permit, Waiting, Withdrawal};
 use self::queue::Queue;
+use crate::adaptive::{Estimator, Limiter};
 use crate::breaker::{Breaker, BreakerLook, Ending, Health, Ticket};
 use crate::cooldown::Cooldown;
 use crate::rate::{Rate, RateLook};
@@ -43,6 +44,8 @@ struct State {
     /// Calls that are retrying, sleeping ones included, and hedges and fallbacks.
     extra: usize,
     queue: Queue<Waiter>,
+    estimator: Estimator,
+    limiter: Limiter,
     /// How long calls take, in nanoseconds: an average that forgets.
     service_ns: u64,
 }
@@ -77,6 +80,8 @@ pub(crate) struct Grant {
     ticket: Ticket,
     /// Tokens reserved.
     tokens: u64,
+    /// How long the attempt may take.
+    attempt_timeout: Duration,
 }
 
 /// What is known of the cost when a call ends.
@@ -96,6 +101,8 @@ pub(crate) enum Cost {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settlement {
     pub(crate) verdict: Verdict,
+    /// It reached the attempt's limit.
+    pub(crate) timed_out: bool,
     pub(crate) took: Duration,
     pub(crate) cost: Cost,
     pub(crate) at: Instant,
@@ -127,6 +134,7 @@ pub(crate) struct Look {
     pub(crate) queued: [usize; Priority::ALL.len()],
     pub(crate) retrying: usize,
     pub(crate) limit: usize,
+    pub(crate) attempt_timeout: Duration,
     pub(crate) rate: RateLook,
 }
 
@@ -138,6 +146,48 @@ impl State {
         self.breaker
             .refusal(&self.policy.breaker, now)
             .map(|retry_after| Rejection::BreakerOpen { retry_after })
+    }
+
+    fn attempt_timeout(&self) -> Duration {
+        if self.policy.adaptive_timeout.enabled {
+            self.estimator.limit()
+        } else {
+            self.policy.attempt_timeout
+        }
+    }
+
+    /// Lets the limits follow what the end of an attempt shows.
+    fn adapt(&mut self, settlement: &Settlement) {
+        let Settlement { verdict, timed_out, took, at, .. } = *settlement;
+        let policy = &self.policy;
+        let answered = verdict == Verdict::Success;
+        // A breaker that is not closed lets through what is not usual: nothing is learned from it.
+        if policy.adaptive_timeout.enabled && (answered || timed_out) && self.breaker.is_closed() {
+            self.estimator.record(&policy.adaptive_timeout, took);
+        }
+        let adaptive = &policy.adaptive_concurrency;
+        if adaptive.enabled {
+            match verdict {
+                Verdict::Success => self.limiter.succeeded(self.in_flight + 1, policy.concurrency),
+                Verdict::Failure | Verdict::Unknown | Verdict::Throttled { .. } => {
+                    self.limiter.overloaded(adaptive, at - took, at);
+                }
+                Verdict::Neutral => {}
+            }
+            self.limit = self.limiter.limit(adaptive, policy.concurrency);
+        }
+    }
+
+    /// Takes another policy; what was found out stays.
+    fn fit(&mut self, policy: Arc<Policy>, now: Instant) {
+        self.breaker.fit(&policy.breaker, now);
+        self.rate.fit(&policy.rate, now);
+        self.estimator.fit(&policy.adaptive_timeout);
+        self.limit = match policy.adaptive_concurrency {
+            adaptive if adaptive.enabled => self.limiter.limit(&adaptive, policy.concurrency),
+            _ => policy.concurrency,
+        };
+        self.policy = policy;
     }
 
     /// Time until the buckets allow a call that costs so many tokens.
@@ -154,7 +204,7 @@ impl State {
         if self.rate.is_limited() {
             self.rate.take(tokens);
         }
-        Ok(Grant { ticket, tokens })
+        Ok(Grant { ticket, tokens, attempt_timeout: self.attempt_timeout() })
     }
 
     /// Serves the queue after any change. The wakers are woken by the caller once the lock is free: a
@@ -210,8 +260,11 @@ impl State {
     }
 
     fn release(&mut self, grant: Grant, settlement: Settlement) -> Vec<Waker> {
-        let Settlement { verdict, took, cost, at } = settlement;
+        let Settlement { verdict, took, cost, at, .. } = settlement;
         self.in_flight -= 1;
+        if self.policy.adaptive_timeout.enabled || self.policy.adaptive_concurrency.enabled {
+            self.adapt(&settlement);
+        }
         match cost {
             _ if !self.rate.is_limited() => {}
             Cost::Tokens(used) => self.rate.settle(grant.tokens, used),
@@ -254,11 +307,17 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 
 impl Admission {
     pub(crate) fn new(policy: Policy, cooldown: Cooldown, now: Instant) -> Self {
+        let limiter = Limiter::new(&policy.adaptive_concurrency, policy.concurrency);
         Self {
             state: Mutex::new(State {
                 breaker: Breaker::new(&policy.breaker, now),
                 rate: Rate::new(&policy.rate, now),
-                limit: policy.concurrency,
+                limit: match policy.adaptive_concurrency {
+                    adaptive if adaptive.enabled => limiter.limit(&adaptive, policy.concurrency),
+                    _ => policy.concurrency,
+                },
+                estimator: Estimator::new(&policy.adaptive_timeout),
+                limiter,
                 policy: Arc::new(policy),
                 cooldown,
                 in_flight: 0,
@@ -275,12 +334,7 @@ impl Admission {
 
     pub(crate) fn replace_policy(&self, policy: Policy, now: Instant) {
         let policy = Arc::new(policy);
-        self.change(now, |state| {
-            state.breaker.fit(&policy.breaker, now);
-            state.rate.fit(&policy.rate, now);
-            state.limit = policy.concurrency;
-            state.policy = policy;
-        });
+        self.change(now, |state| state.fit(policy, now));
     }
 
     /// Changes the breaker by hand.
@@ -410,6 +464,7 @@ impl Admission {
             queued: state.queue.by_priority(),
             retrying: state.extra,
             limit: state.limit,
+            attempt_timeout: state.attempt_timeout(),
             rate: state.rate.look(now),
         }
     }

@@ -17,7 +17,7 @@ fn admission(concurrency: usize, queue: usize) -> Admission {
 const CALL: CallContext = CallContext::new(crate::Effect::Read);
 
 fn ended(verdict: Verdict, at: Instant) -> Settlement {
-    Settlement { verdict, took: Duration::ZERO, cost: Cost::AsReserved, at }
+    Settlement { verdict, timed_out: false, took: Duration::ZERO, cost: Cost::AsReserved, at }
 }
 
 fn granted(admission: &Admission) -> Permit<'_> {

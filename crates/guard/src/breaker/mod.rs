@@ -247,6 +247,11 @@ impl Breaker {
         calls >= policy.min_calls && (reaches(failures, policy.failure_ratio) || too_slow)
     }
 
+    /// Whether it judges by itself and finds nothing wrong.
+    pub(crate) const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
     /// Until when it is sure to refuse.
     pub(crate) const fn closure(&self) -> Closure {
         match self.state {

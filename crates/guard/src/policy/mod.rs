@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod adaptive;
 mod breaker;
 mod check;
 mod rate;
 mod retry;
 
+pub use adaptive::{AdaptiveConcurrency, AdaptiveTimeout};
 pub use breaker::BreakerPolicy;
 use check::{at_least_one, at_most_a_year, refuse};
 pub use rate::RatePolicy;
@@ -45,6 +47,10 @@ pub struct Policy {
     pub breaker: BreakerPolicy,
     /// How much may leave a minute.
     pub rate: RatePolicy,
+    /// The limit of an attempt by how long the last ones took, instead of `attempt_timeout`.
+    pub adaptive_timeout: AdaptiveTimeout,
+    /// How many may be in flight, up to `concurrency`, by when the dependency is overloaded.
+    pub adaptive_concurrency: AdaptiveConcurrency,
 }
 
 impl Default for Policy {
@@ -60,6 +66,8 @@ impl Default for Policy {
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
             rate: RatePolicy::default(),
+            adaptive_timeout: AdaptiveTimeout::default(),
+            adaptive_concurrency: AdaptiveConcurrency::default(),
         }
     }
 }
@@ -102,6 +110,8 @@ impl Policy {
         self.retry.validate()?;
         self.breaker.validate()?;
         self.rate.validate()?;
+        self.adaptive_timeout.validate()?;
+        self.adaptive_concurrency.validate(self.concurrency)?;
         let breaker = &self.breaker;
         if usize::try_from(breaker.half_open_probes).map_or(true, |n| n > self.concurrency) {
             return Err(refuse(

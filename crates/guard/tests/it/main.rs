@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected fails")]
 
+mod adaptive;
 mod budget;
 mod drops;
 mod endings;

@@ -35,7 +35,8 @@ struct GuardRows {
 struct Row {
     guard: GuardView,
     forced: bool,
-    average_ms: String,
+    /// Half, 95 % and 99 % of the answers took no longer.
+    latency_ms: String,
 }
 
 pub(super) async fn page(State(state): State<ServerState>) -> Result<Html<String>, Problem> {
@@ -49,17 +50,19 @@ fn fragment(state: &ServerState) -> Result<String, Problem> {
 }
 
 fn row(guard: GuardView) -> Row {
-    let counters = &guard.snapshot.counters;
-    let average_ms = match counters.latency_sum_micros.checked_div(counters.success) {
-        Some(micros) => format!("{:.1}", micros as f64 / 1e3),
-        None => "-".to_owned(),
+    let latency = guard.snapshot.latency;
+    let ms = |micros: u64| micros as f64 / 1e3;
+    let [p50, p95, p99] = [latency.p50_micros, latency.p95_micros, latency.p99_micros].map(ms);
+    let latency_ms = match latency.count {
+        0 => "-".to_owned(),
+        _ => format!("{p50:.1} / {p95:.1} / {p99:.1}"),
     };
     let breaker = guard.snapshot.breaker;
     let forced = matches!(
         breaker,
         BreakerState::ForcedOpen | BreakerState::ForcedClosed | BreakerState::MetricsOnly
     );
-    Row { guard, forced, average_ms }
+    Row { guard, forced, latency_ms }
 }
 
 /// The table, whenever it looks different.

@@ -93,6 +93,8 @@ fn guard() -> ObjectBuilder {
     .property("queued_by_priority", ArrayBuilder::new().items(typed(Type::Integer)))
     .property("requests_left", nullable(Type::Integer))
     .property("tokens_left", nullable(Type::Integer))
+    .property("attempt_timeout_ms", typed(Type::Integer))
+    .property("latency", typed(Type::Object))
     .property("counters", typed(Type::Object))
     .required("counters")
     .property("policy", typed(Type::Object))
