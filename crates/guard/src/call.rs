@@ -81,7 +81,7 @@ impl Guard {
     ) -> Result<Self, PolicyError> {
         policy.validate()?;
         let now = Instant::now();
-        let (stats, admission) = (Stats::new(now), Admission::new(policy, cooldown, now));
+        let (stats, admission) = (Stats::default(), Admission::new(policy, cooldown, now));
         Ok(Self { shared: Arc::new(Shared { name: name.into(), admission, stats }) })
     }
 
@@ -328,8 +328,8 @@ impl Guard {
             queue: look.policy.queue,
             retrying: look.retrying,
             attempt_timeout_ms: millis(look.attempt_timeout),
-            latency: self.shared.stats.latency(now),
-            counters: self.shared.stats.read(),
+            latency: look.answers.latency,
+            counters: self.shared.stats.read(look.answers),
         }
     }
 

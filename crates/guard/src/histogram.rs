@@ -1,9 +1,6 @@
 //! Durations in constant memory: buckets that are a thirty-second of their octave wide, so that a quantile
 //! is at most about 3 % off. Two halves take turns, so that it tells of now and not of since the start.
-//!
-//! Recording takes no lock. While a half is being cleared a few records may be lost: it is a statistic.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,10 +17,11 @@ const HALF: Duration = Duration::from_secs(300);
 /// Durations of the last 5 to 10 minutes.
 #[derive(Debug)]
 pub(crate) struct Histogram {
-    began: Instant,
-    /// Which half takes records: the number of the five minutes since it began.
-    turn: AtomicU64,
-    halves: [Box<[AtomicU32]>; 2],
+    /// When the turn of the half that takes records ends.
+    ends_at: Instant,
+    /// Which half takes records.
+    newest: usize,
+    halves: [Box<[u32]>; 2],
 }
 
 /// How long the attempts of the last 5 to 10 minutes took that returned an answer: at most about 3 % more
@@ -42,49 +40,38 @@ pub struct Latency {
 
 impl Histogram {
     pub(crate) fn new(now: Instant) -> Self {
-        let half = || (0..BUCKETS).map(|_| AtomicU32::new(0)).collect();
-        Self { began: now, turn: AtomicU64::new(0), halves: [half(), half()] }
+        let half = || vec![0; BUCKETS].into();
+        Self { ends_at: now + HALF, newest: 0, halves: [half(), half()] }
     }
 
-    pub(crate) fn record(&self, micros: u64, now: Instant) {
-        let half = self.take_turn(now);
-        half[bucket(micros)].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn record(&mut self, micros: u64, now: Instant) {
+        self.take_turns(now);
+        let count = &mut self.halves[self.newest][bucket(micros)];
+        *count = count.saturating_add(1);
     }
 
-    /// The half that takes records now; clears it first if its turn begins.
-    fn take_turn(&self, now: Instant) -> &[AtomicU32] {
-        let turn = now.saturating_duration_since(self.began).as_secs() / HALF.as_secs();
-        let known = self.turn.load(Ordering::Acquire);
-        if turn > known
-            && self.turn.compare_exchange(known, turn, Ordering::AcqRel, Ordering::Acquire).is_ok()
-        {
-            self.clear(turn);
-            if turn > known + 1 {
-                self.clear(turn + 1);
-            }
+    fn take_turns(&mut self, now: Instant) {
+        if now < self.ends_at {
+            return;
         }
-        &self.halves[usize::from(turn.max(known) % 2 == 1)]
-    }
-
-    fn clear(&self, turn: u64) {
-        for bucket in &self.halves[usize::from(turn % 2 == 1)] {
-            bucket.store(0, Ordering::Relaxed);
+        let both = now >= self.ends_at + HALF;
+        self.newest = 1 - self.newest;
+        self.halves[self.newest].fill(0);
+        if both {
+            self.halves[1 - self.newest].fill(0);
         }
+        self.ends_at = if both { now + HALF } else { self.ends_at + HALF };
     }
 
-    pub(crate) fn read(&self, now: Instant) -> Latency {
-        self.take_turn(now);
-        let count = |index: usize| {
-            let [first, second] = &self.halves;
-            u64::from(first[index].load(Ordering::Relaxed))
-                + u64::from(second[index].load(Ordering::Relaxed))
-        };
-        let counts: Vec<u64> = (0..BUCKETS).map(count).collect();
-        let total: u64 = counts.iter().sum();
+    pub(crate) fn read(&mut self, now: Instant) -> Latency {
+        self.take_turns(now);
+        let [first, second] = &self.halves;
+        let counts = first.iter().zip(second).map(|(a, b)| u64::from(*a) + u64::from(*b));
+        let total: u64 = counts.clone().sum();
         let quantile = |percent: u64| {
             let wanted = (total * percent).div_ceil(100);
             let mut seen = 0;
-            let found = counts.iter().position(|count| {
+            let found = counts.clone().position(|count| {
                 seen += count;
                 seen >= wanted && wanted > 0
             });
@@ -139,15 +126,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn r17_what_is_older_than_ten_minutes_is_forgotten() {
         let start = Instant::now();
-        let histogram = Histogram::new(start);
-        let count_at = |seconds| histogram.read(start + Duration::from_secs(seconds)).count;
+        let mut histogram = Histogram::new(start);
+        let count_at = |histogram: &mut Histogram, seconds| {
+            histogram.read(start + Duration::from_secs(seconds)).count
+        };
         histogram.record(1, start);
-        assert_eq!((count_at(0), count_at(599)), (1, 1));
+        assert_eq!((count_at(&mut histogram, 0), count_at(&mut histogram, 599)), (1, 1));
         histogram.record(1, start + Duration::from_secs(599));
-        assert_eq!((count_at(600), count_at(899)), (1, 1));
-        assert_eq!(count_at(900), 0);
+        assert_eq!((count_at(&mut histogram, 600), count_at(&mut histogram, 899)), (1, 1));
+        assert_eq!(count_at(&mut histogram, 900), 0);
         histogram.record(1, start + Duration::from_secs(9_000_000));
-        assert_eq!(count_at(9_000_000), 1);
+        assert_eq!(count_at(&mut histogram, 9_000_000), 1);
     }
 
     proptest! {
@@ -158,7 +147,7 @@ mod tests {
         ) {
             values.extend(small);
             let now = Instant::now();
-            let histogram = Histogram::new(now);
+            let mut histogram = Histogram::new(now);
             for value in &values {
                 histogram.record(*value, now);
             }

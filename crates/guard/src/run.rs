@@ -162,7 +162,6 @@ impl<'g, E: Classify> Run<'g, E> {
             cost,
             at: now,
         });
-        self.shared.stats.succeeded(took, now);
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
 

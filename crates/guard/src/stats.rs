@@ -9,17 +9,50 @@ use tokio::time::Instant;
 use crate::Rejection;
 use crate::histogram::{Histogram, Latency};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Stats {
-    success: AtomicU64,
     timeout: AtomicU64,
     error: AtomicU64,
     refusals: [AtomicU64; REASONS],
     retry: AtomicU64,
     no_budget: AtomicU64,
-    latency_sum_micros: AtomicU64,
-    latency_max_micros: AtomicU64,
-    latency: Histogram,
+}
+
+/// The answers of a guard. They come with a permit's return, and so are counted under admission's lock.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    count: u64,
+    sum_micros: u64,
+    max_micros: u64,
+    histogram: Histogram,
+}
+
+/// Answers at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswersLook {
+    count: u64,
+    sum_micros: u64,
+    max_micros: u64,
+    pub(crate) latency: Latency,
+}
+
+impl Answers {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { count: 0, sum_micros: 0, max_micros: 0, histogram: Histogram::new(now) }
+    }
+
+    pub(crate) fn record(&mut self, took: Duration, now: Instant) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.count += 1;
+        self.sum_micros = self.sum_micros.saturating_add(micros);
+        self.max_micros = self.max_micros.max(micros);
+        self.histogram.record(micros, now);
+    }
+
+    pub(crate) fn look(&mut self, now: Instant) -> AnswersLook {
+        let Self { count, sum_micros, max_micros, .. } = *self;
+        AnswersLook { count, sum_micros, max_micros, latency: self.histogram.read(now) }
+    }
 }
 
 /// The reasons of a [`Rejection`].
@@ -97,36 +130,6 @@ impl Counters {
 }
 
 impl Stats {
-    pub(crate) fn new(now: Instant) -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            success: zero(),
-            timeout: zero(),
-            error: zero(),
-            refusals: std::array::from_fn(|_| zero()),
-            retry: zero(),
-            no_budget: zero(),
-            latency_sum_micros: zero(),
-            latency_max_micros: zero(),
-            latency: Histogram::new(now),
-        }
-    }
-
-    pub(crate) fn latency(&self, now: Instant) -> Latency {
-        self.latency.read(now)
-    }
-
-    pub(crate) fn succeeded(&self, latency: Duration, now: Instant) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency.record(micros, now);
-        self.latency_sum_micros.fetch_add(micros, Ordering::Relaxed);
-        // a new maximum is rare: the look costs less than the exchange
-        if micros > self.latency_max_micros.load(Ordering::Relaxed) {
-            self.latency_max_micros.fetch_max(micros, Ordering::Relaxed);
-        }
-        self.success.fetch_add(1, Ordering::Relaxed);
-    }
-
     pub(crate) fn timed_out(&self) {
         self.timeout.fetch_add(1, Ordering::Relaxed);
     }
@@ -147,8 +150,8 @@ impl Stats {
         self.no_budget.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self) -> Counters {
-        let success = self.success.load(Ordering::Relaxed);
+    pub(crate) fn read(&self, answers: AnswersLook) -> Counters {
+        let success = answers.count;
         let timeout = self.timeout.load(Ordering::Relaxed);
         let error = self.error.load(Ordering::Relaxed);
         let refused = self.refusals.each_ref().map(|count| count.load(Ordering::Relaxed));
@@ -171,8 +174,8 @@ impl Stats {
             },
             retry: self.retry.load(Ordering::Relaxed),
             no_budget: self.no_budget.load(Ordering::Relaxed),
-            latency_sum_micros: self.latency_sum_micros.load(Ordering::Relaxed),
-            latency_max_micros: self.latency_max_micros.load(Ordering::Relaxed),
+            latency_sum_micros: answers.sum_micros,
+            latency_max_micros: answers.max_micros,
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::breaker::{Breaker, BreakerLook, Ending, Health, Ticket};
 use crate::cooldown::Cooldown;
 use crate::rate::{Rate, RateLook};
 use crate::retry::Outlook;
+use crate::stats::{Answers, AnswersLook};
 use crate::{CallContext, Policy, Priority, Rejection, RetryBudget, Verdict};
 
 #[derive(Debug)]
@@ -44,6 +45,7 @@ struct State {
     /// Calls that are retrying, sleeping ones included, and hedges and fallbacks.
     extra: usize,
     queue: Queue<Waiter>,
+    answers: Answers,
     estimator: Estimator,
     limiter: Limiter,
     /// How long calls take, in nanoseconds: an average that forgets.
@@ -135,6 +137,7 @@ pub(crate) struct Look {
     pub(crate) retrying: usize,
     pub(crate) limit: usize,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) answers: AnswersLook,
     pub(crate) rate: RateLook,
 }
 
@@ -281,6 +284,7 @@ impl State {
             // An eighth of the way to the newest: TCP's estimate of the round trip (RFC 6298).
             let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             self.service_ns = self.service_ns - self.service_ns / 8 + took_ns / 8;
+            self.answers.record(took, at);
         }
         if let Verdict::Throttled { until: Some(until) } = verdict {
             self.cooldown.extend(until);
@@ -316,6 +320,7 @@ impl Admission {
                     adaptive if adaptive.enabled => limiter.limit(&adaptive, policy.concurrency),
                     _ => policy.concurrency,
                 },
+                answers: Answers::new(now),
                 estimator: Estimator::new(&policy.adaptive_timeout),
                 limiter,
                 policy: Arc::new(policy),
@@ -465,6 +470,7 @@ impl Admission {
             retrying: state.extra,
             limit: state.limit,
             attempt_timeout: state.attempt_timeout(),
+            answers: state.answers.look(now),
             rate: state.rate.look(now),
         }
     }
