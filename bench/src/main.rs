@@ -4,9 +4,16 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
+use std::alloc::System;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
 mod guard;
 mod journal;
 mod steps;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const NAMES: [&str; 3] = ["guard", "journal", "steps"];
 

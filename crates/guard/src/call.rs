@@ -12,7 +12,7 @@ use crate::breaker::Breaker;
 use crate::cooldown::Cooldown;
 use crate::explain::{explain, millis, whole};
 use crate::gather::{Pace, read_stream};
-use crate::run::{End, Run};
+use crate::run::{End, Run, enter};
 use crate::stats::Stats;
 use crate::{CallContext, CallError, Classify, GuardSnapshot, Policy, PolicyError};
 
@@ -194,7 +194,9 @@ impl Guard {
         Fut: Future<Output = Result<T, E>>,
         E: Classify,
     {
-        let mut run = Run::new(&self.shared, &context);
+        let now = Instant::now();
+        let entered = enter(&self.shared, &context, now)?;
+        let mut run = Run::new(&self.shared, &context, now, entered);
         loop {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
             let attempt = run.start(&permit);
@@ -285,7 +287,9 @@ impl Guard {
         S: Stream<Item = Result<I, E>> + Unpin,
         E: Classify,
     {
-        let mut run = Run::new(&self.shared, &context);
+        let now = Instant::now();
+        let entered = enter(&self.shared, &context, now)?;
+        let mut run = Run::new(&self.shared, &context, now, entered);
         loop {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
             let attempt = run.start(&permit);

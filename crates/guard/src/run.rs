@@ -49,12 +49,32 @@ pub(crate) struct Run<'g, E> {
     withdrawal: Option<Withdrawal<'g>>,
 }
 
-impl<'g, E: Classify> Run<'g, E> {
-    pub(crate) fn new(shared: &'g Shared, context: &CallContext) -> Self {
-        let now = Instant::now();
+/// The first look: a call that is refused at once costs little more than this.
+pub(crate) fn enter<'g, E>(
+    shared: &'g Shared,
+    context: &CallContext,
+    now: Instant,
+) -> Result<(Arc<Policy>, Ask<'g>), CallError<E>> {
+    let entered = match context.deadline {
         // a call that comes too late asks for nothing
-        let late = context.deadline.is_some_and(|deadline| deadline <= now);
-        let (policy, first) = shared.admission.enter(context, now, !late);
+        Some(deadline) if deadline <= now => Err(Rejection::Deadline),
+        _ => shared.admission.enter(context, now),
+    };
+    entered.map_err(|reason| {
+        shared.stats.rejected(&reason);
+        let dependency = Arc::clone(&shared.name);
+        CallError::Rejected { dependency, reason, attempts: 0, source: None }
+    })
+}
+
+impl<'g, E: Classify> Run<'g, E> {
+    /// A call that began at `now` and was not refused at once.
+    pub(crate) fn new(
+        shared: &'g Shared,
+        context: &CallContext,
+        now: Instant,
+        (policy, first): (Arc<Policy>, Ask<'g>),
+    ) -> Self {
         let longest = now + policy.total_timeout;
         let deadline = context.deadline.map_or(longest, |deadline| deadline.min(longest));
         Self {
@@ -68,7 +88,7 @@ impl<'g, E: Classify> Run<'g, E> {
             attempts: 0,
             attempt_timeout: Duration::ZERO,
             waited: Duration::ZERO,
-            first,
+            first: Some(first),
             last: None,
             withdrawal: None,
         }

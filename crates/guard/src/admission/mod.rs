@@ -373,24 +373,21 @@ impl Admission {
         Turn::IsAnswered
     }
 
-    /// The policy for a call that begins now and, if it wants one, its first answer: one lock for both.
+    /// The policy for a call that begins now, and its first answer: one lock for both.
     pub(crate) fn enter(
         &self,
         context: &CallContext,
         now: Instant,
-        asks: bool,
-    ) -> (Arc<Policy>, Option<Ask<'_>>) {
-        let (policy, ask, shed) = {
+    ) -> Result<(Arc<Policy>, Ask<'_>), Rejection> {
+        let (entered, shed) = {
             let mut state = self.state.lock();
-            let policy = Arc::clone(&state.policy);
-            if !asks {
-                return (policy, None);
+            match self.answer(&mut state, context, now) {
+                (Ask::Refused(rejection), shed) => (Err(rejection), shed),
+                (ask, shed) => (Ok((Arc::clone(&state.policy), ask)), shed),
             }
-            let (ask, shed) = self.answer(&mut state, context, now);
-            (policy, ask, shed)
         };
         wake(shed);
-        (policy, Some(ask))
+        entered
     }
 
     /// Asks to go now.
