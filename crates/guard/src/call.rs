@@ -85,6 +85,10 @@ impl Guard {
         Ok(Self { shared: Arc::new(Shared { name: name.into(), admission, stats }) })
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The dependency's name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::run::End;
 use crate::{Policy, TimeoutLayer};
@@ -56,6 +56,25 @@ impl Pace {
 impl<E> From<Limit> for End<E> {
     fn from(Limit { layer, length, .. }: Limit) -> Self {
         Self::from((layer, length))
+    }
+}
+
+/// Opens a stream and waits for its first item.
+pub(crate) async fn first_item<I, E, S>(
+    open: impl Future<Output = Result<S, E>>,
+    pace: Pace,
+) -> Result<(S, I), End<E>>
+where
+    S: Stream<Item = Result<I, E>> + Unpin,
+{
+    let opened = async {
+        let mut stream = open.await.map_err(End::Error)?;
+        let first = stream.next().await.ok_or(End::Cut)?.map_err(End::Error)?;
+        Ok((stream, first))
+    };
+    match timeout_at(pace.now.at, opened).await {
+        Ok(opened) => opened,
+        Err(_) => Err(pace.now.into()),
     }
 }
 

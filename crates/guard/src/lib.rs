@@ -29,6 +29,7 @@ mod retry;
 mod run;
 mod stats;
 mod steps;
+mod stream;
 
 pub use breaker::BreakerState;
 pub use call::{Answer, Attempt, CallReport, Guard};
@@ -43,6 +44,7 @@ pub use policy::{
 };
 pub use stats::{Counters, Refusals};
 pub use steps::{StepLate, StepLimit};
+pub use stream::GuardedStream;
 
 /// The README's example is a test.
 #[cfg(doctest)]

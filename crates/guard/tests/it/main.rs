@@ -6,6 +6,7 @@ mod adaptive;
 mod budget;
 mod drops;
 mod endings;
+mod handed_on;
 mod health;
 mod races;
 mod rates;
