@@ -323,6 +323,16 @@ impl<E: Classify> CallError<E> {
     }
 }
 
+impl<E: Classify> Classify for CallError<E> {
+    fn class(&self) -> ErrorClass {
+        Self::class(self)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        Self::retry_after(self)
+    }
+}
+
 impl<E> CallError<E> {
     /// When the same call has a chance again, if that is known.
     #[must_use]

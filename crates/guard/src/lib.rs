@@ -21,6 +21,7 @@ mod context;
 mod cooldown;
 mod error;
 mod explain;
+mod fallback;
 mod gather;
 mod histogram;
 mod policy;
@@ -37,6 +38,7 @@ pub use context::{CallContext, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
 pub use explain::GuardSnapshot;
+pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};
 pub use histogram::Latency;
 pub use policy::{
     AdaptiveConcurrency, AdaptiveTimeout, BreakerPolicy, ClassRetry, Policy, PolicyError,
