@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::time::{Instant, timeout_at};
@@ -13,46 +12,16 @@ use crate::cooldown::Cooldown;
 use crate::explain::{explain, millis, whole};
 use crate::gather::{Pace, read_stream};
 use crate::run::{End, Run, enter};
+use crate::shared::Shared;
 use crate::stats::Stats;
-use crate::{CallContext, CallError, Classify, GuardSnapshot, Policy, PolicyError};
-
-/// One try of a call.
-#[derive(Clone, Copy, Debug)]
-pub struct Attempt {
-    /// 1 for the first try.
-    pub number: u32,
-    /// This attempt is cut off at this time.
-    pub deadline: Instant,
-}
-
-/// An answer, and how it came about.
-#[derive(Clone, Debug)]
-pub struct Answer<T> {
-    /// What the operation returned.
-    pub value: T,
-    /// How it came about.
-    pub report: CallReport,
-}
-
-/// How an answer came about.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CallReport {
-    /// Attempts that reached the dependency.
-    pub attempts: u32,
-    /// Time spent waiting: in the queue and between attempts.
-    pub waited: Duration,
-}
+use crate::{
+    Answer, Attempt, CallContext, CallError, Classify, GuardSnapshot, Policy, PolicyError,
+};
 
 /// Stands in front of one dependency. Cheap to clone; clones share all state.
 #[derive(Clone)]
 pub struct Guard {
     shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    pub(crate) name: Arc<str>,
-    pub(crate) admission: Admission,
-    pub(crate) stats: Stats,
 }
 
 impl std::fmt::Debug for Guard {

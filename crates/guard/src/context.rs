@@ -1,6 +1,7 @@
-//! What the guard is told about one call.
+//! What the guard is told about one call, and what it tells about it.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -107,4 +108,31 @@ impl CallContext {
         self.tokens = tokens;
         self
     }
+}
+
+/// One try of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// 1 for the first try.
+    pub number: u32,
+    /// This attempt is cut off at this time.
+    pub deadline: Instant,
+}
+
+/// An answer, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// What the operation returned.
+    pub value: T,
+    /// How it came about.
+    pub report: CallReport,
+}
+
+/// How an answer came about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallReport {
+    /// Attempts that reached the dependency.
+    pub attempts: u32,
+    /// Time spent waiting: in the queue and between attempts.
+    pub waited: Duration,
 }

@@ -28,13 +28,14 @@ mod policy;
 mod rate;
 mod retry;
 mod run;
+mod shared;
 mod stats;
 mod steps;
 mod stream;
 
 pub use breaker::BreakerState;
-pub use call::{Answer, Attempt, CallReport, Guard};
-pub use context::{CallContext, Effect, Priority};
+pub use call::Guard;
+pub use context::{Answer, Attempt, CallContext, CallReport, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
 pub use explain::GuardSnapshot;

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::admission::Cost;
-use crate::breaker::Closure;
+use crate::admission::{Cost, Outlook};
 use crate::{Effect, ErrorClass, RetryPolicy, Verdict};
 
 /// What happens after a failed attempt.
@@ -36,14 +35,6 @@ pub(crate) struct Ended {
     pub(crate) attempts: u32,
     /// When the call began.
     pub(crate) began: Instant,
-}
-
-/// What this side knows of the dependency after a failed attempt.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outlook {
-    /// What is left of the cooldown.
-    pub(crate) quiet: Duration,
-    pub(crate) closure: Closure,
 }
 
 /// No instant further away is computed: a `Retry-After` of any size cannot overflow the clock.

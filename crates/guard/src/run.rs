@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::admission::{Ask, Cost, Permit, Settlement, Waiting, Withdrawal};
-use crate::call::Shared;
 use crate::retry::{Decision, Ended};
+use crate::shared::Shared;
 use crate::{
     Answer, Attempt, CallContext, CallError, CallReport, Classify, ErrorClass, Policy, Rejection,
     TimeoutLayer, Verdict,

@@ -11,10 +11,10 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::admission::{Cost, Permit, Settlement};
-use crate::call::Shared;
 use crate::gather::{Pace, first_item};
 use crate::retry::Ended;
 use crate::run::{End, Run, enter};
+use crate::shared::Shared;
 use crate::{
     Attempt, CallContext, CallError, Classify, Effect, ErrorClass, Guard, TimeoutLayer, Verdict,
 };

@@ -21,10 +21,9 @@ use tokio::time::Instant;
 pub(crate) use self::handles::{Permit, Waiting, Withdrawal};
 use self::queue::Queue;
 use crate::adaptive::{Estimator, Limiter};
-use crate::breaker::{Breaker, BreakerLook, Ending, Health, Ticket};
+use crate::breaker::{Breaker, BreakerLook, Closure, Ending, Health, Ticket};
 use crate::cooldown::Cooldown;
 use crate::rate::{Rate, RateLook};
-use crate::retry::Outlook;
 use crate::stats::{Answers, AnswersLook};
 use crate::{CallContext, Policy, Priority, Rejection, RetryBudget, Verdict};
 
@@ -125,6 +124,14 @@ pub(crate) enum Ask<'a> {
     Granted(Permit<'a>),
     Queued(Waiting<'a>),
     Refused(Rejection),
+}
+
+/// What this side knows of the dependency after a failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outlook {
+    /// What is left of the cooldown.
+    pub(crate) quiet: Duration,
+    pub(crate) closure: Closure,
 }
 
 /// What admission looks like at one moment.

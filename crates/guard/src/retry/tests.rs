@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::breaker::Closure;
 
 use ErrorClass as C;
 
