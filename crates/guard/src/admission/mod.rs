@@ -486,4 +486,6 @@ impl Admission {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
