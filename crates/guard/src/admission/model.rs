@@ -159,7 +159,8 @@ proptest! {
                     let refused = state.refusal(now).is_some();
                     drop(state);
                     if wait.is_zero() || refused {
-                        for which in 0..held.waiting.len() {
+                        // From the end: who is answered leaves, and the last one takes its place.
+                        for which in (0..held.waiting.len()).rev() {
                             held.poll(which);
                         }
                         let served = admission.look(now);
