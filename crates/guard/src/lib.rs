@@ -32,6 +32,7 @@ mod shared;
 mod stats;
 mod steps;
 mod stream;
+mod sync;
 
 pub use breaker::BreakerState;
 pub use call::Guard;

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 pub(crate) use self::handles::{Permit, Waiting, Withdrawal};
@@ -25,6 +24,7 @@ use crate::breaker::{Breaker, BreakerLook, Closure, Ending, Health, Ticket};
 use crate::cooldown::Cooldown;
 use crate::rate::{Rate, RateLook};
 use crate::stats::{Answers, AnswersLook};
+use crate::sync::Mutex;
 use crate::{CallContext, Policy, Priority, Rejection, RetryBudget, Verdict};
 
 #[derive(Debug)]
@@ -487,5 +487,7 @@ impl Admission {
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod orders;
 #[cfg(test)]
 mod tests;
