@@ -10,7 +10,7 @@
 //! up with a busy writer, and one writing and checkpointing connection has no races.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -146,8 +146,42 @@ struct Writer {
     latest: Timestamp,
     wal: Wal,
     end: Arc<OnceLock<End>>,
+    place: Place,
     /// Held until the connection is closed.
     lock: File,
+}
+
+/// Which file a path led to when the store was opened. Somebody may remove or replace it meanwhile; SQLite
+/// would go on writing into the file that nobody can open any more.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    #[cfg(unix)]
+    device_and_inode: (u64, u64),
+}
+
+impl Place {
+    #[cfg(unix)]
+    fn of(path: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = path.metadata()?;
+        Ok(Self { device_and_inode: (found.dev(), found.ino()) })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &Path) -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Whether the path still leads there.
+    fn check(&self, path: &Path) -> Result<(), String> {
+        match Self::of(path) {
+            Ok(now) if now == *self => Ok(()),
+            Ok(_) | Err(_) => Err("its file was removed or replaced while it was open, so what was \
+                                   written since is lost with it: stop, put the file back or restore a \
+                                   backup, and start again"
+                .to_owned()),
+        }
+    }
 }
 
 /// When the log is due to be checkpointed. Sizes are in pages.
@@ -171,7 +205,9 @@ impl Handle {
             .map_err(|error| unavailable(&path, error.to_string()))?;
         let threshold = i64::try_from(checkpoint_wal_bytes).unwrap_or(i64::MAX) / page_bytes.max(1);
         let end = Arc::new(OnceLock::new());
+        let place = Place::of(&path).map_err(|error| unavailable(&path, error.to_string()))?;
         let writer = Writer {
+            place,
             path: path.clone(),
             connection,
             latest: Timestamp::default(),
@@ -306,6 +342,8 @@ impl Writer {
             }
         }
         let written = written.and_then(|()| run(&self.connection, "COMMIT").map_err(text));
+        // Asked after the commit: nobody is acknowledged for what went into a file that is gone.
+        let written = written.and_then(|()| self.place.check(&self.path));
         if written.is_err() && !self.connection.is_autocommit() {
             // The connection is closed next, which rolls back too.
             if let Err(error) = run(&self.connection, "ROLLBACK") {

@@ -329,6 +329,27 @@ async fn a_store_of_version_1_is_brought_up_to_date() {
     store.append(append(id, 0, 1)).await.unwrap();
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_is_removed_or_replaced_under_the_store_acknowledges_nobody() {
+    for replaced in [false, true] {
+        let (_directory, path) = place();
+        let store = open(&path).unwrap();
+        let run = new_run();
+        let id = run.id;
+        store.create(run).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        if replaced {
+            std::fs::write(&path, "something else").unwrap();
+        }
+        let error = store.append(append(id, 0, 1)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains("removed or replaced"), "{error}");
+        let after = store.append(append(id, 0, 1)).await;
+        assert!(matches!(after, Err(StoreError::Unavailable { .. })), "{after:?}");
+    }
+}
+
 #[test]
 fn a_missing_directory_is_named_with_the_remedy() {
     let directory = tempfile::tempdir().unwrap();
