@@ -10,7 +10,8 @@ use crate::admission::Admission;
 use crate::breaker::Breaker;
 use crate::cooldown::Cooldown;
 use crate::explain::{explain, millis, whole};
-use crate::gather::{Pace, read_stream};
+use crate::gather::{Pace, read_on};
+use crate::hedge::{open_stream, try_call};
 use crate::run::{End, Run, enter};
 use crate::shared::Shared;
 use crate::stats::Stats;
@@ -171,15 +172,28 @@ impl Guard {
         let entered = enter(&self.shared, &context, now)?;
         let mut run = Run::new(&self.shared, &context, now, entered);
         loop {
-            let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
+            let mut permit = run.admit().await.map_err(|reason| run.refused(reason))?;
             let attempt = run.start(&permit);
-            let end = match timeout_at(attempt.deadline, operation(attempt)).await {
-                Ok(Ok(value)) => {
-                    let tokens = cost(&value);
-                    return Ok(run.succeed(permit, value, tokens));
+            // two ways, so that the usual one carries nothing of what the other needs
+            let end = if run.is_plain() {
+                match timeout_at(attempt.deadline, operation(attempt)).await {
+                    Ok(Ok(value)) => {
+                        let tokens = cost(&value);
+                        return Ok(run.succeed(permit, value, tokens));
+                    }
+                    Ok(Err(error)) => End::Error(error),
+                    Err(_) => End::from(run.out.limit(run.limits())),
                 }
-                Ok(Err(error)) => End::Error(error),
-                Err(_) => End::from(run.limit()),
+            } else {
+                let (counts, ended) = Box::pin(try_call(&mut run, permit, &mut operation)).await;
+                permit = counts;
+                match ended {
+                    Ok(value) => {
+                        let tokens = cost(&value);
+                        return Ok(run.succeed(permit, value, tokens));
+                    }
+                    Err(end) => end,
+                }
             };
             run.fail(permit, end).await?;
         }
@@ -265,16 +279,21 @@ impl Guard {
         let mut run = Run::new(&self.shared, &context, now, entered);
         loop {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
-            let attempt = run.start(&permit);
-            let pace = Pace::new(&run.policy, run.now, attempt.deadline, run.limit());
-            let end = match read_stream(open(attempt), &mut take, pace).await {
+            let (permit, opened) = open_stream(&mut run, permit, &mut open).await;
+            let ended = match opened {
+                Ok(opened) => {
+                    let pace = Pace::new(&run.policy, &run.out, run.limits());
+                    read_on(opened, &mut take, run.out.drill, pace).await
+                }
+                Err(end) => Err(end),
+            };
+            match ended {
                 Ok(value) => {
                     let tokens = cost(&value);
                     return Ok(run.succeed(permit, value, tokens));
                 }
-                Err(end) => end,
-            };
-            run.fail(permit, end).await?;
+                Err(end) => run.fail(permit, end).await?,
+            }
         }
     }
 
@@ -306,6 +325,7 @@ impl Guard {
             retrying: look.retrying,
             attempt_timeout_ms: millis(look.attempt_timeout),
             latency: look.answers.latency,
+            drill: look.policy.chaos.is_on(),
             counters: self.shared.stats.read(look.answers),
         }
     }

@@ -285,6 +285,21 @@ pub enum CallError<E> {
         /// Whether the last attempt was a write that may have taken effect.
         outcome_unknown: bool,
     },
+    /// A drill: the policy's `chaos` made the last attempt fail, and allows no further one.
+    #[error(
+        "`{dependency}` failed after {attempts} attempt(s): a fault of class `{}` was injected by \
+         its policy's `chaos`", class.as_str()
+    )]
+    Injected {
+        /// The guard's name.
+        dependency: std::sync::Arc<str>,
+        /// The class that a real fault of this kind has.
+        class: ErrorClass,
+        /// Attempts that were made, those that met a fault included.
+        attempts: u32,
+        /// Whether a real error of that class would leave open if a write had taken effect.
+        outcome_unknown: bool,
+    },
     /// The dependency asked for a longer wait than the policy sleeps. A durable caller parks the run
     /// until then.
     #[error("`{dependency}` asks to wait {retry_after:?}, longer than this call may sleep")]
@@ -315,9 +330,11 @@ impl<E: Classify> CallError<E> {
             Self::Rejected { .. } => ErrorClass::Unavailable,
             Self::TimedOut { outcome_unknown: true, .. }
             | Self::Failed { outcome_unknown: true, .. }
-            | Self::Cut { outcome_unknown: true, .. } => ErrorClass::OutcomeUnknown,
+            | Self::Cut { outcome_unknown: true, .. }
+            | Self::Injected { outcome_unknown: true, .. } => ErrorClass::OutcomeUnknown,
             Self::TimedOut { .. } => ErrorClass::Timeout,
             Self::Cut { .. } => ErrorClass::Malformed,
+            Self::Injected { class, .. } => *class,
             Self::Failed { source, .. } | Self::RetryLater { source, .. } => source.class(),
         }
     }
@@ -340,7 +357,10 @@ impl<E> CallError<E> {
         match self {
             Self::Rejected { reason, .. } => reason.retry_after(),
             Self::RetryLater { retry_after, .. } => Some(*retry_after),
-            Self::TimedOut { .. } | Self::Failed { .. } | Self::Cut { .. } => None,
+            Self::TimedOut { .. }
+            | Self::Failed { .. }
+            | Self::Cut { .. }
+            | Self::Injected { .. } => None,
         }
     }
 
@@ -351,6 +371,7 @@ impl<E> CallError<E> {
             Self::Rejected { attempts, .. }
             | Self::TimedOut { attempts, .. }
             | Self::Cut { attempts, .. }
+            | Self::Injected { attempts, .. }
             | Self::Failed { attempts, .. }
             | Self::RetryLater { attempts, .. } => *attempts,
         }

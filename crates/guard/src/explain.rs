@@ -52,6 +52,9 @@ pub struct GuardSnapshot {
     pub retrying: usize,
     /// The limit of an attempt that began now, in milliseconds.
     pub attempt_timeout_ms: u64,
+    /// Faults are injected on purpose: the policy's `chaos` is on.
+    #[serde(default)]
+    pub drill: bool,
     /// How long attempts take that return an answer.
     pub latency: Latency,
     /// How calls ended since the guard was made.
@@ -122,7 +125,8 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
         0 => String::new(),
         _ => format!("; {window_failures} of the last {window_calls} calls failed"),
     };
-    format!("`{name}` {answer}; {load}{health}{window}")
+    let drill = if snapshot.drill { "; FAULTS ARE INJECTED (chaos)" } else { "" };
+    format!("`{name}` {answer}; {load}{health}{window}{drill}")
 }
 
 #[cfg(test)]
@@ -148,6 +152,7 @@ mod tests {
             queued: 0,
             queued_by_priority: [0; 4],
             requests_left: None,
+            drill: false,
             tokens_left: None,
             queue: 1,
             retrying: 0,

@@ -1,4 +1,4 @@
-//! Reading one attempt's stream under three limits with one timer.
+//! Reading one attempt's stream under three limits with one timer at a time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::run::End;
+use crate::drill::Drill;
+use crate::run::{End, Limits, Outgoing};
 use crate::{Policy, TimeoutLayer};
 
 /// The limit that holds now, and the attempt's own, which always holds.
@@ -25,15 +26,11 @@ struct Limit {
 }
 
 impl Pace {
-    pub(crate) fn new(
-        policy: &Policy,
-        started: Instant,
-        deadline: Instant,
-        (layer, length): (TimeoutLayer, Duration),
-    ) -> Self {
-        let attempt = Limit { at: deadline, layer, length };
+    pub(crate) fn new(policy: &Policy, out: &Outgoing, limits: Limits) -> Self {
+        let (layer, length) = out.limit(limits);
+        let attempt = Limit { at: out.attempt.deadline, layer, length };
         let mut pace = Self { idle: policy.idle_timeout, attempt, now: attempt };
-        pace.next(TimeoutLayer::FirstItem, started, policy.first_item_timeout);
+        pace.next(TimeoutLayer::FirstItem, out.started, policy.first_item_timeout);
         pace
     }
 
@@ -59,16 +56,18 @@ impl<E> From<Limit> for End<E> {
     }
 }
 
-/// Opens a stream and waits for its first item.
+/// Opens a stream (see [`Drill::prepare`]) and waits for its first item.
 pub(crate) async fn first_item<I, E, S>(
-    open: impl Future<Output = Result<S, E>>,
+    open: Option<impl Future<Output = Result<S, E>>>,
+    drill: Drill,
+    latency_for: Duration,
     pace: Pace,
 ) -> Result<(S, I), End<E>>
 where
     S: Stream<Item = Result<I, E>> + Unpin,
 {
     let opened = async {
-        let mut stream = open.await.map_err(End::Error)?;
+        let mut stream = drill.run(open, latency_for).await?;
         let first = stream.next().await.ok_or(End::Cut)?.map_err(End::Error)?;
         Ok((stream, first))
     };
@@ -78,21 +77,24 @@ where
     }
 }
 
-/// Opens a stream and reads it until `take` has what it needs.
-pub(crate) async fn read_stream<T, I, E, S>(
-    open: impl Future<Output = Result<S, E>>,
+/// Reads a stream from its first item on, until `take` has what it needs.
+pub(crate) async fn read_on<T, I, E, S>(
+    (mut stream, first): (S, I),
     mut take: impl FnMut(I) -> Option<T>,
+    drill: Drill,
     mut pace: Pace,
 ) -> Result<T, End<E>>
 where
     S: Stream<Item = Result<I, E>> + Unpin,
 {
+    if drill.cuts() {
+        return Err(End::Cut);
+    }
+    if let Some(value) = take(first) {
+        return Ok(value);
+    }
+    pace.item(Instant::now())?;
     let mut timer = pin!(sleep_until(pace.now.at));
-    let mut stream = tokio::select! {
-        biased;
-        opened = open => opened.map_err(End::Error)?,
-        () = &mut timer => return Err(pace.now.into()),
-    };
     loop {
         tokio::select! {
             biased;

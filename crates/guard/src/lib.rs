@@ -19,10 +19,12 @@ mod breaker;
 mod call;
 mod context;
 mod cooldown;
+mod drill;
 mod error;
 mod explain;
 mod fallback;
 mod gather;
+mod hedge;
 mod histogram;
 mod policy;
 mod rate;
@@ -43,8 +45,8 @@ pub use explain::GuardSnapshot;
 pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};
 pub use histogram::Latency;
 pub use policy::{
-    AdaptiveConcurrency, AdaptiveTimeout, BreakerPolicy, ClassRetry, Policy, PolicyError,
-    RatePolicy, RetryBudget, RetryClasses, RetryPolicy,
+    AdaptiveConcurrency, AdaptiveTimeout, BreakerPolicy, ChaosPolicy, ClassRetry, HedgePolicy,
+    Policy, PolicyError, RatePolicy, RetryBudget, RetryClasses, RetryPolicy,
 };
 pub use stats::{Counters, Refusals};
 pub use steps::{StepLate, StepLimit};

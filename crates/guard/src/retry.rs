@@ -92,7 +92,7 @@ impl Ended {
     }
 
     /// Whether the class and the effect allow another attempt at all.
-    const fn retryable(&self) -> bool {
+    pub(crate) const fn retryable(&self) -> bool {
         match self.class {
             ErrorClass::Connection | ErrorClass::RateLimited | ErrorClass::Unavailable => true,
             ErrorClass::Timeout | ErrorClass::Server | ErrorClass::Malformed => {

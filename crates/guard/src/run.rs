@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::admission::{Ask, Cost, Permit, Settlement, Waiting, Withdrawal};
+use crate::drill::Drill;
 use crate::retry::{Decision, Ended};
 use crate::shared::Shared;
 use crate::{
-    Answer, Attempt, CallContext, CallError, CallReport, Classify, ErrorClass, Policy, Rejection,
-    TimeoutLayer, Verdict,
+    Answer, Attempt, CallContext, CallError, CallReport, Classify, Effect, ErrorClass, Policy,
+    Rejection, TimeoutLayer, Verdict,
 };
 
 /// How an attempt ended without an answer.
@@ -18,6 +19,20 @@ pub(crate) enum End<E> {
     Error(E),
     TimedOut(TimeoutLayer, Duration),
     Cut,
+    /// The policy's `chaos` did it.
+    Injected(ErrorClass),
+}
+
+impl<E: Classify> End<E> {
+    /// The class of the end, and how long the dependency asked to wait.
+    pub(crate) fn said(&self) -> (ErrorClass, Option<Duration>) {
+        match self {
+            Self::Error(error) => (error.class(), error.retry_after()),
+            Self::TimedOut(..) => (ErrorClass::Timeout, None),
+            Self::Cut => (ErrorClass::Malformed, None),
+            Self::Injected(class) => (*class, None),
+        }
+    }
 }
 
 impl<E> From<(TimeoutLayer, Duration)> for End<E> {
@@ -26,20 +41,52 @@ impl<E> From<(TimeoutLayer, Duration)> for End<E> {
     }
 }
 
+/// An attempt that is out.
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing {
+    pub(crate) attempt: Attempt,
+    pub(crate) started: Instant,
+    /// How long the policy gives it.
+    usual: Duration,
+    /// What is done to it on purpose.
+    pub(crate) drill: Drill,
+}
+
+/// The limits of a whole call.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    deadline: Instant,
+    total: Duration,
+}
+
+impl Outgoing {
+    /// Which limit the attempt's deadline is, and its length.
+    pub(crate) fn limit(&self, limits: Limits) -> (TimeoutLayer, Duration) {
+        if self.started + self.usual <= limits.deadline {
+            (TimeoutLayer::Attempt, self.usual)
+        } else {
+            (TimeoutLayer::Total, limits.total)
+        }
+    }
+}
+
 pub(crate) struct Run<'g, E> {
     shared: &'g Shared,
     pub(crate) policy: Arc<Policy>,
     context: CallContext,
-    /// The last time that was read, and so the start of the attempt while one is out. The clock is read
-    /// again only after something has been waited for.
-    pub(crate) now: Instant,
+    /// The last time that was read. The clock is read again only after something has been waited for.
+    now: Instant,
     began: Instant,
     deadline: Instant,
     /// The caller gave less time than the policy would have.
     hurried: bool,
+    /// A second attempt may go beside one that is slow.
+    pub(crate) hedges: bool,
+    /// Attempts may meet injected faults.
+    is_drill: bool,
     attempts: u32,
-    /// The limit of the attempt that is out.
-    attempt_timeout: Duration,
+    /// The attempt that is out, or was the last to be.
+    pub(crate) out: Outgoing,
     waited: Duration,
     /// The first attempt's answer from admission, asked for under the same lock that gave the policy.
     first: Option<Ask<'g>>,
@@ -79,6 +126,8 @@ impl<'g, E: Classify> Run<'g, E> {
         let deadline = context.deadline.map_or(longest, |deadline| deadline.min(longest));
         Self {
             hurried: deadline < longest,
+            hedges: policy.hedge.enabled && context.effect == Effect::Read,
+            is_drill: policy.chaos.is_on(),
             shared,
             context: *context,
             now,
@@ -86,7 +135,12 @@ impl<'g, E: Classify> Run<'g, E> {
             deadline,
             policy,
             attempts: 0,
-            attempt_timeout: Duration::ZERO,
+            out: Outgoing {
+                attempt: Attempt { number: 0, deadline },
+                started: now,
+                usual: Duration::ZERO,
+                drill: Drill::default(),
+            },
             waited: Duration::ZERO,
             first: Some(first),
             last: None,
@@ -136,22 +190,48 @@ impl<'g, E: Classify> Run<'g, E> {
 
     /// The next attempt, which starts now.
     pub(crate) fn start(&mut self, permit: &Permit<'_>) -> Attempt {
-        self.attempts += 1;
-        self.attempt_timeout = permit.attempt_timeout();
-        if self.attempts > 1 {
+        if self.attempts > 0 {
             self.shared.stats.retried();
         }
-        let own = self.now + self.attempt_timeout;
-        Attempt { number: self.attempts, deadline: own.min(self.deadline) }
+        self.send(permit)
     }
 
-    /// Which limit the attempt's deadline is, and its length.
-    pub(crate) fn limit(&self) -> (TimeoutLayer, Duration) {
-        if self.now + self.attempt_timeout <= self.deadline {
-            (TimeoutLayer::Attempt, self.attempt_timeout)
-        } else {
-            (TimeoutLayer::Total, self.deadline - self.began)
+    fn send(&mut self, permit: &Permit<'_>) -> Attempt {
+        self.attempts += 1;
+        let usual = permit.attempt_timeout();
+        let own = self.now + usual;
+        let drill = if self.is_drill { self.draw() } else { Drill::default() };
+        let attempt = Attempt { number: self.attempts, deadline: own.min(self.deadline) };
+        self.out = Outgoing { attempt, started: self.now, usual, drill };
+        attempt
+    }
+
+    #[cold]
+    fn draw(&self) -> Drill {
+        Drill::draw(&self.policy.chaos, fastrand::f64)
+    }
+
+    /// What an attempt's deadline is, and its length.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { deadline: self.deadline, total: self.deadline - self.began }
+    }
+
+    /// Whether attempts are neither hedged nor tampered with.
+    pub(crate) const fn is_plain(&self) -> bool {
+        !self.is_drill && !self.hedges
+    }
+
+    /// A second attempt, which starts now, if there is room for it.
+    pub(crate) fn hedge(&mut self) -> Option<Permit<'g>> {
+        self.now = Instant::now();
+        if self.withdrawal.is_none() {
+            self.withdrawal = self.shared.admission.withdraw();
+            self.withdrawal.as_ref()?;
         }
+        let permit = self.shared.admission.spare(&self.context, self.now)?;
+        self.shared.stats.hedged();
+        self.send(&permit);
+        Some(permit)
     }
 
     /// A refusal as the end of the call.
@@ -172,16 +252,11 @@ impl<'g, E: Classify> Run<'g, E> {
         value: T,
         tokens: Option<u64>,
     ) -> Answer<T> {
-        let now = Instant::now();
+        let at = Instant::now();
         let cost = tokens.map_or(Cost::AsReserved, Cost::Tokens);
-        let took = now - self.now;
-        permit.settle(Settlement {
-            verdict: Verdict::Success,
-            timed_out: false,
-            took,
-            cost,
-            at: now,
-        });
+        let took = at - self.out.started;
+        let verdict = Verdict::Success;
+        permit.settle(Settlement { verdict, timed_out: false, took, cost, at });
         Answer { value, report: CallReport { attempts: self.attempts, waited: self.waited } }
     }
 
@@ -192,15 +267,12 @@ impl<'g, E: Classify> Run<'g, E> {
         permit: Permit<'g>,
         end: End<E>,
     ) -> Result<(), CallError<E>> {
-        let now = Instant::now();
-        let took = now - self.now;
-        self.now = now;
-        let (ended, decision) = self.settle(permit, took, &end);
+        let (ended, decision) = self.settle(permit, &end);
         match decision {
             Decision::Again(at) => {
                 self.last = match end {
                     End::Error(error) => Some(error),
-                    End::TimedOut(..) | End::Cut => None,
+                    End::TimedOut(..) | End::Cut | End::Injected(_) => None,
                 };
                 self.sleep(at).await;
                 Ok(())
@@ -214,21 +286,38 @@ impl<'g, E: Classify> Run<'g, E> {
         }
     }
 
-    /// Gives the permit back with what the attempt's end says, and decides what comes next.
-    fn settle(&mut self, permit: Permit<'g>, took: Duration, end: &End<E>) -> (Ended, Decision) {
-        let (class, retry_after) = match end {
-            End::Error(error) => (error.class(), error.retry_after()),
-            End::TimedOut(..) => (ErrorClass::Timeout, None),
-            End::Cut => (ErrorClass::Malformed, None),
-        };
-        let attempts = self.attempts;
-        let ended =
-            Ended { class, effect: self.context.effect, retry_after, attempts, began: self.began };
+    fn read_end(&self, end: &End<E>) -> Ended {
+        let (class, retry_after) = end.said();
+        let (effect, attempts, began) = (self.context.effect, self.attempts, self.began);
+        Ended { class, effect, retry_after, attempts, began }
+    }
+
+    /// Whether asking again may bring an answer where an attempt ended so.
+    pub(crate) fn may_mend(&self, end: &End<E>) -> bool {
+        self.read_end(end).retryable()
+    }
+
+    /// Gives the permit of the attempt that is out back, with what its end says.
+    fn give_back(&mut self, permit: Permit<'g>, end: &End<E>) -> Ended {
+        self.now = Instant::now();
+        let took = self.now - self.out.started;
+        let ended = self.read_end(end);
         let verdict =
             if self.was_cut_short(end, took) { Verdict::Neutral } else { ended.verdict(self.now) };
         let timed_out = matches!(end, End::TimedOut(TimeoutLayer::Attempt, _));
         let cost = ended.cost();
         permit.settle(Settlement { verdict, timed_out, took, cost, at: self.now });
+        ended
+    }
+
+    /// The end of an attempt while another one is out.
+    pub(crate) fn settle_beside(&mut self, permit: Permit<'g>, end: &End<E>) {
+        self.give_back(permit, end);
+    }
+
+    /// Gives the permit back with what the attempt's end says, and decides what comes next.
+    fn settle(&mut self, permit: Permit<'g>, end: &End<E>) -> (Ended, Decision) {
+        let ended = self.give_back(permit, end);
         // looked at after the settling: this very end may have opened the breaker
         let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);
@@ -245,7 +334,7 @@ impl<'g, E: Classify> Run<'g, E> {
     /// Whether the caller's own deadline ended the attempt before the dependency had the time that the
     /// policy gives it: that says nothing about its health.
     fn was_cut_short(&self, end: &End<E>, took: Duration) -> bool {
-        let usual = self.attempt_timeout.min(self.policy.total_timeout);
+        let usual = self.out.usual.min(self.policy.total_timeout);
         let is_total = matches!(end, End::TimedOut(TimeoutLayer::Total, _));
         is_total && self.hurried && took < usual
     }
@@ -255,8 +344,9 @@ impl<'g, E: Classify> Run<'g, E> {
         let (dependency, attempts) = (self.name(), self.attempts);
         match &end {
             End::TimedOut(..) => self.shared.stats.timed_out(),
-            End::Error(_) | End::Cut => self.shared.stats.failed(),
+            End::Error(_) | End::Cut | End::Injected(_) => self.shared.stats.failed(),
         }
+        let end = self.out.drill.own(end);
         match (end, later) {
             (End::Error(source), Some(retry_after)) => {
                 CallError::RetryLater { dependency, retry_after, attempts, source }
@@ -268,6 +358,9 @@ impl<'g, E: Classify> Run<'g, E> {
                 CallError::TimedOut { dependency, layer, limit, attempts, outcome_unknown }
             }
             (End::Cut, _) => CallError::Cut { dependency, attempts, outcome_unknown },
+            (End::Injected(class), _) => {
+                CallError::Injected { dependency, class, attempts, outcome_unknown }
+            }
         }
     }
 }

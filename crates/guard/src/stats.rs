@@ -16,6 +16,7 @@ pub(crate) struct Stats {
     refusals: [AtomicU64; REASONS],
     retry: AtomicU64,
     no_budget: AtomicU64,
+    hedge: AtomicU64,
 }
 
 /// The answers of a guard. They come with a permit's return, and so are counted under admission's lock.
@@ -74,8 +75,11 @@ pub struct Counters {
     pub rejected: u64,
     /// The same by reason.
     pub refusals: Refusals,
-    /// Attempts after the first, of all calls.
+    /// Attempts after the first, of all calls; hedges are not among them.
     pub retry: u64,
+    /// Attempts that went beside one that was slow.
+    #[serde(default)]
+    pub hedge: u64,
     /// Calls that were not retried because too many calls were retrying already.
     pub no_budget: u64,
     /// Sum of the durations of the attempts that returned an answer, in microseconds. Divided by
@@ -146,6 +150,10 @@ impl Stats {
         self.retry.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn hedged(&self) {
+        self.hedge.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn no_budget(&self) {
         self.no_budget.fetch_add(1, Ordering::Relaxed);
     }
@@ -173,6 +181,7 @@ impl Stats {
                 deadline,
             },
             retry: self.retry.load(Ordering::Relaxed),
+            hedge: self.hedge.load(Ordering::Relaxed),
             no_budget: self.no_budget.load(Ordering::Relaxed),
             latency_sum_micros: answers.sum_micros,
             latency_max_micros: answers.max_micros,

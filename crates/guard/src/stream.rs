@@ -11,13 +11,11 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::admission::{Cost, Permit, Settlement};
-use crate::gather::{Pace, first_item};
+use crate::hedge::open_stream;
 use crate::retry::Ended;
-use crate::run::{End, Run, enter};
+use crate::run::{End, Outgoing, Run, enter};
 use crate::shared::Shared;
-use crate::{
-    Attempt, CallContext, CallError, Classify, Effect, ErrorClass, Guard, TimeoutLayer, Verdict,
-};
+use crate::{Attempt, CallContext, CallError, Classify, Effect, Guard, TimeoutLayer, Verdict};
 
 /// The items of a guarded stream. It holds the permit, the breaker's ticket and what was reserved until its
 /// end, and says what the end means: complete, cut, failed or stalled.
@@ -39,6 +37,8 @@ pub struct GuardedStream<'g, S, I, E, L> {
     /// The attempt's own limit, and what it is called.
     deadline: Instant,
     limit: (TimeoutLayer, Duration),
+    /// Cut after the first item, on purpose.
+    is_cut: bool,
     timer: Pin<Box<Sleep>>,
     /// Whether the timer runs: the dependency has been found not ready.
     waits: bool,
@@ -110,10 +110,11 @@ impl Guard {
         let mut run = Run::new(shared, &context, now, entered);
         loop {
             let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
-            let attempt = run.start(&permit);
-            let pace = Pace::new(&run.policy, run.now, attempt.deadline, run.limit());
-            let end = match first_item(open(attempt), pace).await {
+            let (permit, opened) = open_stream(&mut run, permit, &mut open).await;
+            let end = match opened {
                 Ok((stream, first)) => {
+                    let Outgoing { attempt, started, drill, .. } = run.out;
+                    let limit = run.out.limit(run.limits());
                     return Ok(GuardedStream {
                         shared,
                         permit: Some(permit),
@@ -122,10 +123,11 @@ impl Guard {
                         is_last,
                         effect: context.effect,
                         attempts: attempt.number,
-                        began: run.now,
+                        began: started,
                         idle: run.policy.idle_timeout,
                         deadline: attempt.deadline,
-                        limit: run.limit(),
+                        limit,
+                        is_cut: drill.cuts(),
                         timer: Box::pin(sleep_until(attempt.deadline)),
                         waits: false,
                         error: PhantomData,
@@ -153,11 +155,7 @@ impl<S, I, E: Classify, L> GuardedStream<'_, S, I, E, L> {
     fn break_off(&mut self, end: End<E>) -> Option<CallError<E>> {
         let permit = self.permit.take()?;
         let at = Instant::now();
-        let (class, retry_after) = match &end {
-            End::Error(error) => (error.class(), error.retry_after()),
-            End::TimedOut(..) => (ErrorClass::Timeout, None),
-            End::Cut => (ErrorClass::Malformed, None),
-        };
+        let (class, retry_after) = end.said();
         let (effect, attempts, began) = (self.effect, self.attempts, self.began);
         let ended = Ended { class, effect, retry_after, attempts, began };
         let timed_out = matches!(end, End::TimedOut(TimeoutLayer::Attempt, _));
@@ -166,9 +164,17 @@ impl<S, I, E: Classify, L> GuardedStream<'_, S, I, E, L> {
         let (dependency, outcome_unknown) =
             (Arc::clone(&self.shared.name), ended.outcome_unknown());
         Some(match end {
+            End::Cut if self.is_cut => {
+                self.shared.stats.failed();
+                CallError::Injected { dependency, class, attempts, outcome_unknown }
+            }
             End::Error(source) => {
                 self.shared.stats.failed();
                 CallError::Failed { dependency, attempts, outcome_unknown, source }
+            }
+            End::Injected(class) => {
+                self.shared.stats.failed();
+                CallError::Injected { dependency, class, attempts, outcome_unknown }
             }
             End::Cut => {
                 self.shared.stats.failed();
@@ -212,12 +218,13 @@ where
         }
         let item = match this.first.take() {
             Some(first) => Poll::Ready(Some(Ok(first))),
+            None if this.is_cut => Poll::Ready(None),
             None => this.stream.poll_next_unpin(context),
         };
         let end = match item {
             Poll::Ready(Some(Ok(item))) => {
                 this.waits = false;
-                if (this.is_last)(&item) {
+                if !this.is_cut && (this.is_last)(&item) {
                     this.complete();
                 }
                 return Poll::Ready(Some(Ok(item)));

@@ -129,10 +129,8 @@ impl CatalogBuilder {
         }
         if let Some(unknown) = self.keys.keys().next() {
             let known: Vec<_> = catalog.tools.keys().cloned().collect();
-            return Err(misconfigured(format!(
-                "`idempotency.{unknown}`: there is no such tool; there are: {}",
-                known.join(", ")
-            )));
+            let problem = format!("there is no such tool; there are: {}", known.join(", "));
+            return Err(misplaced(format!("idempotency.{unknown}"), problem));
         }
         for (name, spec) in self.agents {
             catalog.check_agent(&name, &spec)?;
@@ -160,7 +158,7 @@ fn check_key(
     schema: &Value,
     rule: &KeyRule,
 ) -> Result<(), RuntimeError> {
-    let refuse = |problem: String| Err(misconfigured(format!("`idempotency.{tool}`: {problem}")));
+    let refuse = |problem: String| Err(misplaced(format!("idempotency.{tool}"), problem));
     if effect == Effect::Read {
         return refuse("the tool only reads, and reads need no key: remove the rule".to_owned());
     }
@@ -184,7 +182,11 @@ fn check_key(
 }
 
 const fn misconfigured(problem: String) -> RuntimeError {
-    RuntimeError::Misconfigured { problem }
+    RuntimeError::Misconfigured { place: None, problem }
+}
+
+const fn misplaced(place: String, problem: String) -> RuntimeError {
+    RuntimeError::Misconfigured { place: Some(place), problem }
 }
 
 impl Catalog {
@@ -249,8 +251,9 @@ impl Catalog {
         if let Some(guard) = self.guard(dependency) {
             return Ok(guard.clone());
         }
-        let policy =
-            rules.resolve(dependency, &nature).map_err(|error| misconfigured(error.to_string()))?;
+        let policy = rules
+            .resolve(dependency, &nature)
+            .map_err(|error| misplaced(format!("policies.{}", error.layer), error.problem))?;
         let guard = Guard::new(dependency, policy)
             .map_err(|error| misconfigured(format!("the policy of `{dependency}`: {error}")))?;
         let guarded = Guarded { guard: guard.clone(), nature };

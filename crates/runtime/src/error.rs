@@ -55,9 +55,11 @@ pub enum RuntimeError {
         run: RunId,
     },
     /// The configuration of the runtime cannot work.
-    #[error("{problem}")]
+    #[error("{}{problem}", at(.place.as_deref()))]
     Misconfigured {
-        /// What is wrong, and where.
+        /// The key of the configuration, dotted, if it is one key that is wrong.
+        place: Option<String>,
+        /// What is wrong, and what is allowed.
         problem: String,
     },
     /// The input is not acceptable.
@@ -75,6 +77,10 @@ pub enum RuntimeError {
     /// The store refused or failed.
     #[error("the store did not do its part")]
     Store(#[source] StoreError),
+}
+
+fn at(place: Option<&str>) -> String {
+    place.map(|place| format!("`{place}`: ")).unwrap_or_default()
 }
 
 fn known_names(known: &[String]) -> String {

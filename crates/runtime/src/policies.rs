@@ -22,6 +22,7 @@ const KINDS: [&str; 3] = ["model", "tool", "mcp"];
 #[serde(try_from = "BTreeMap<String, Map<String, Value>>")]
 pub struct PolicyRules {
     layers: BTreeMap<String, Map<String, Value>>,
+    allow_chaos: bool,
 }
 
 /// A policy that cannot be kept, and where it is written.
@@ -52,11 +53,19 @@ impl TryFrom<BTreeMap<String, Map<String, Value>>> for PolicyRules {
             serde_json::from_value::<Policy>(Value::Object(table.clone()))
                 .map_err(|error| RuleError { layer: layer.clone(), problem: error.to_string() })?;
         }
-        Ok(Self { layers: tables })
+        Ok(Self { layers: tables, allow_chaos: false })
     }
 }
 
 impl PolicyRules {
+    /// The same rules, with leave to inject faults or without: a policy whose `chaos` does anything is
+    /// refused without it. Rules begin without.
+    #[must_use]
+    pub const fn allow_chaos(mut self, allow: bool) -> Self {
+        self.allow_chaos = allow;
+        self
+    }
+
     /// The policy of a dependency that has `base` by nature.
     ///
     /// # Errors
@@ -82,6 +91,11 @@ impl PolicyRules {
         let policy: Policy =
             serde_json::from_value(policy).map_err(|error| refuse(error.to_string()))?;
         policy.validate().map_err(|error| refuse(error.to_string()))?;
+        if policy.chaos.is_on() && !self.allow_chaos {
+            let problem = "`chaos` injects faults, and that is not allowed here: set `chaos.allow = true` \
+                           for a drill, or remove it";
+            return Err(refuse(problem.to_owned()));
+        }
         Ok(policy)
     }
 }

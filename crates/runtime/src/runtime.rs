@@ -87,7 +87,7 @@ impl Runtime {
     ) -> Result<Self, RuntimeError> {
         if options.concurrency == 0 {
             let problem = "`concurrency` is 0: nothing would ever run; use 1 or more".to_owned();
-            return Err(RuntimeError::Misconfigured { problem });
+            return Err(RuntimeError::Misconfigured { place: None, problem });
         }
         let node = NodeId::generate();
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));

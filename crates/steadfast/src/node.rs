@@ -5,11 +5,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use steadfast_providers::process::{ProcessOwner, sweep_orphans};
-use steadfast_runtime::{CheckpointPolicy, Runtime, RuntimeOptions};
+use steadfast_runtime::{Catalog, CheckpointPolicy, Runtime, RuntimeOptions};
 use steadfast_store::{SqliteOptions, SqliteStore, Store};
 use tracing::warn;
 
 use crate::config::{Assembly, Config, Services, assemble, verify};
+
+/// Where faults are injected, for people who would otherwise search for their cause; empty if nowhere.
+pub(crate) fn drills(catalog: &Catalog) -> Vec<String> {
+    let guards = catalog.guards().filter(|guard| guard.snapshot().drill);
+    let told = guards.map(|guard| {
+        format!("FAULTS ARE INJECTED into calls of `{}`, by its policy's `chaos`", guard.name())
+    });
+    told.collect()
+}
 
 /// How long orphans of a node that died may take to end before they are killed.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError, check_policies};
+use crate::node::drills;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -115,6 +116,9 @@ impl Reload {
                     let keys = keys.collect::<Vec<_>>().join(", ");
                     info!(%path, dependency, keys, "policy replaced");
                 }
+                for drill in drills(self.runtime.catalog()) {
+                    warn!("{drill}");
+                }
                 let rest = beside_policies(&self.text);
                 if rest != self.rest {
                     warn!(%path, "changes outside of `policies` take effect at the next start");
@@ -134,5 +138,6 @@ impl Reload {
 fn beside_policies(text: &str) -> toml::Table {
     let mut table: toml::Table = text.parse().unwrap_or_default();
     table.remove("policies");
+    table.remove("chaos");
     table
 }

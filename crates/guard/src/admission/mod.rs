@@ -404,6 +404,21 @@ impl Admission {
         ask
     }
 
+    /// A permit for a hedge: only what is free at once, in front of a dependency that is well, and never
+    /// a place in the queue.
+    pub(crate) fn spare(&self, context: &CallContext, now: Instant) -> Option<Permit<'_>> {
+        let mut state = self.state.lock();
+        let is_free = state.in_flight < state.limit && state.queue.is_empty();
+        if !is_free || !state.breaker.is_closed() || state.refusal(now).is_some() {
+            return None;
+        }
+        if !state.rate_wait(context.tokens, now).is_zero() {
+            return None;
+        }
+        let grant = state.grant(context.tokens, now).ok()?;
+        Some(Permit { admission: self, grant: Some(grant) })
+    }
+
     // Inlined by force: two copies of the answer on its way to the caller cost a tenth of the whole call.
     #[inline(always)]
     fn answer(

@@ -6,13 +6,17 @@ use serde::{Deserialize, Serialize};
 
 mod adaptive;
 mod breaker;
+mod chaos;
 mod check;
+mod hedge;
 mod rate;
 mod retry;
 
 pub use adaptive::{AdaptiveConcurrency, AdaptiveTimeout};
 pub use breaker::BreakerPolicy;
+pub use chaos::ChaosPolicy;
 use check::{at_least_one, at_most_a_year, refuse};
+pub use hedge::HedgePolicy;
 pub use rate::RatePolicy;
 pub use retry::{ClassRetry, RetryBudget, RetryClasses, RetryPolicy};
 
@@ -51,6 +55,10 @@ pub struct Policy {
     pub adaptive_timeout: AdaptiveTimeout,
     /// How many may be in flight, up to `concurrency`, by when the dependency is overloaded.
     pub adaptive_concurrency: AdaptiveConcurrency,
+    /// A second attempt beside one that is slow.
+    pub hedge: HedgePolicy,
+    /// Faults made on purpose, for drills.
+    pub chaos: ChaosPolicy,
 }
 
 impl Default for Policy {
@@ -68,6 +76,8 @@ impl Default for Policy {
             rate: RatePolicy::default(),
             adaptive_timeout: AdaptiveTimeout::default(),
             adaptive_concurrency: AdaptiveConcurrency::default(),
+            hedge: HedgePolicy::default(),
+            chaos: ChaosPolicy::default(),
         }
     }
 }
@@ -112,6 +122,8 @@ impl Policy {
         self.rate.validate()?;
         self.adaptive_timeout.validate()?;
         self.adaptive_concurrency.validate(self.concurrency)?;
+        self.hedge.validate(self.attempt_timeout)?;
+        self.chaos.validate()?;
         let breaker = &self.breaker;
         if usize::try_from(breaker.half_open_probes).map_or(true, |n| n > self.concurrency) {
             return Err(refuse(

@@ -37,6 +37,17 @@ fn r16_validate_names_the_key_that_cannot_be_kept() {
         assert_eq!(key_of(|p| p.breaker.slow_ratio = ratio), "breaker.slow_ratio");
         assert_eq!(key_of(|p| p.breaker.open_jitter = ratio), "breaker.open_jitter");
     }
+    for share in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        assert_eq!(key_of(|p| p.chaos.latency = share), "chaos.latency");
+        assert_eq!(key_of(|p| p.chaos.error = share), "chaos.error");
+        assert_eq!(key_of(|p| p.chaos.stall = share), "chaos.stall");
+        assert_eq!(key_of(|p| p.chaos.cut = share), "chaos.cut");
+    }
+    assert_eq!(key_of(|p| (p.chaos.error, p.chaos.cut) = (0.6, 0.6)), "chaos.error");
+    assert_eq!(key_of(|p| p.chaos.latency_for = long), "chaos.latency_for");
+    assert_eq!(key_of(|p| p.hedge.after = long), "hedge.after");
+    let hedge = HedgePolicy { enabled: true, after: Policy::default().attempt_timeout };
+    assert_eq!(key_of(|p| p.hedge = hedge), "hedge.after");
     assert_eq!(key_of(|p| p.breaker.failure_ratio = 0.0), "breaker.failure_ratio");
     assert_eq!(key_of(|p| p.breaker.min_calls = 0), "breaker.min_calls");
     assert_eq!(key_of(|p| p.breaker.window = ZERO), "breaker.window");

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures_util::stream;
+use steadfast_guard::HedgePolicy;
 use tokio::time::{advance, sleep};
 
 use super::*;
@@ -73,6 +74,41 @@ async fn r1_dropping_a_gathered_stream_at_every_poll_leaks_nothing() {
             })))
         };
         guard.gather(READ, open, |n| (n == 3).then_some(n)).await
+    })
+    .await;
+}
+
+/// The guard under test, with hedges.
+fn with_hedges(guard: &Guard) {
+    let hedge = HedgePolicy { enabled: true, after: Duration::from_millis(700) };
+    let policy = Policy { concurrency: 3, hedge, ..(*guard.policy()).clone() };
+    guard.replace_policy(policy).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn r1_dropping_a_hedged_call_at_every_poll_leaks_nothing() {
+    check(|guard| async move {
+        with_hedges(&guard);
+        let operation = |attempt: steadfast_guard::Attempt| async move {
+            sleep(Duration::from_millis(2_000)).await;
+            if attempt.number < 5 { Err(broken(ErrorClass::Unavailable)) } else { Ok(()) }
+        };
+        guard.call(READ, operation).await
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r1_dropping_a_hedged_stream_at_every_poll_leaks_nothing() {
+    check(|guard| async move {
+        with_hedges(&guard);
+        let open = |attempt: steadfast_guard::Attempt| async move {
+            Ok::<_, Broken>(Box::pin(stream::unfold(0_u32, move |n| async move {
+                sleep(Duration::from_millis(1_500)).await;
+                (attempt.number > 2 || n < 1).then_some((Ok(n), n + 1))
+            })))
+        };
+        guard.gather(READ, open, |n| (n == 2).then_some(n)).await
     })
     .await;
 }

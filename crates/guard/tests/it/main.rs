@@ -4,10 +4,12 @@
 
 mod adaptive;
 mod budget;
+mod chaos;
 mod drops;
 mod endings;
 mod handed_on;
 mod health;
+mod hedging;
 mod races;
 mod rates;
 mod streams;

@@ -8,7 +8,7 @@ use steadfast_runtime::{EventView, RunEvent, RunView, Runtime, RuntimeError, Sta
 use super::remote::exit_of;
 use super::{Exit, Output, output, start_logging};
 use crate::config::Config;
-use crate::node::Node;
+use crate::node::{Node, drills};
 
 /// Events read at once.
 const PAGE: usize = 256;
@@ -26,6 +26,7 @@ pub(super) async fn run(
     let order = SubmitRun { key, ..SubmitRun::new(agent, input) };
     check_order(config, &order)?;
     let node = Node::start(config).await?;
+    drills(node.runtime.catalog()).iter().for_each(|drill| output::talk(drill));
     let submitted = node.runtime.submit(order).await;
     let submitted = match submitted {
         Ok(submitted) => submitted,

@@ -15,7 +15,7 @@ use super::init::{self, Example};
 use super::remote::exit_of;
 use super::{Exit, Output, local, output, start_logging};
 use crate::config::{Config, ConfigError, assemble};
-use crate::node::Node;
+use crate::node::{Node, drills};
 use crate::reload::Reload;
 use crate::server::{self, ServerState};
 use crate::simulated::SimulatedProvider;
@@ -75,9 +75,11 @@ impl Serving {
 
     fn banner(&self) -> String {
         let label = if self.node.simulated() { "; some models are SIMULATED" } else { "" };
+        let drills = drills(self.node.runtime.catalog()).into_iter();
+        let drills: String = drills.map(|drill| format!("\n  {drill}")).collect();
         format!(
             "steadfast {} on http://{}\n  console   http://{}/console\n  API       \
-             http://{}/api/v1\n  store     {}{label}",
+             http://{}/api/v1\n  store     {}{label}{drills}",
             env!("CARGO_PKG_VERSION"),
             self.address,
             self.address,

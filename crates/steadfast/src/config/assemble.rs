@@ -15,7 +15,7 @@ use steadfast_providers::model::Model;
 use steadfast_providers::openai::ChatModel;
 use steadfast_providers::process::ProcessOwner;
 use steadfast_providers::tool::Tool;
-use steadfast_runtime::{Catalog, CatalogBuilder};
+use steadfast_runtime::{Catalog, CatalogBuilder, RuntimeError};
 
 use super::place::nearest;
 use super::sections::Wire;
@@ -120,7 +120,12 @@ impl Parts {
         for (name, spec) in config.agent_specs()? {
             builder = builder.agent(name, spec);
         }
-        let catalog = builder.build().map_err(|error| unfit(error.to_string()))?;
+        let catalog = builder.build().map_err(|error| match error {
+            RuntimeError::Misconfigured { place: Some(place), problem } => {
+                ConfigError::Unusable { place, problem }
+            }
+            error => unfit(error.to_string()),
+        })?;
         check_policies(config, &catalog)?;
         let services = Services { mcp_servers, simulated: self.simulated };
         Ok(Assembly { catalog, services })

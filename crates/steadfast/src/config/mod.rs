@@ -16,7 +16,7 @@ use steadfast_runtime::{AgentSpec, KeyRule, PolicyRules};
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
-use sections::{LogSection, RuntimeSection, ServerSection, StoreSection};
+use sections::{ChaosSection, LogSection, RuntimeSection, ServerSection, StoreSection};
 
 /// The file looked for if none is named.
 pub(crate) const DEFAULT_FILE: &str = "steadfast.toml";
@@ -48,6 +48,8 @@ pub(crate) struct Config {
     /// Guards' policies: `default`, `model:*`, or one dependency's, as `model:NAME`, `tool:NAME`,
     /// `mcp:SERVER`.
     pub(crate) policies: BTreeMap<String, Policy>,
+    /// Whether policies may inject faults.
+    pub(crate) chaos: ChaosSection,
     /// Tools whose calls are done once for equal arguments, by the tool's name.
     pub(crate) idempotency: BTreeMap<String, KeyRule>,
     /// The same as they are written: what a table does not say, it inherits.
@@ -177,10 +179,12 @@ impl Config {
 
     /// The guards' policies.
     pub(crate) fn policy_rules(&self) -> Result<PolicyRules, ConfigError> {
-        PolicyRules::try_from(self.layers.clone()).map_err(|error| ConfigError::Unusable {
+        let rules = PolicyRules::try_from(self.layers.clone());
+        let rules = rules.map_err(|error| ConfigError::Unusable {
             place: format!("policies.{}", error.layer),
             problem: error.problem,
-        })
+        })?;
+        Ok(rules.allow_chaos(self.chaos.allow))
     }
 
     /// A path of the file, as seen from the working directory.

@@ -88,6 +88,14 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// `[chaos]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ChaosSection {
+    /// Whether policies may inject faults (`policies."DEPENDENCY".chaos`), for drills. Default false.
+    pub(crate) allow: bool,
+}
+
 /// `[providers.NAME]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

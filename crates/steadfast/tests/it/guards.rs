@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::http::{EventStream, get, post, serve, submit_form};
-use crate::program::{run, text};
+use crate::program::{refused, run, text};
 
 const SCRIPT: &str = "name = \"m\"\n[[step]]\nname = \"only\"\ntext = \"done\"\n";
 
@@ -126,4 +126,33 @@ fn r16_a_changed_file_changes_the_policies_and_a_bad_one_changes_nothing() {
     let pid = server.program.pid().to_string();
     assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("runs").success());
     server.program.wait_for("no policy has changed");
+}
+
+#[test]
+fn r17_faults_are_injected_only_where_that_is_allowed_and_everybody_is_told() {
+    let drill = "[policies.\"model:m\"]\nchaos = { error = 1.0, error_class = \"server\" }\n\
+                 retry = { max_retries = 0 }\n";
+    let (_temporary, folder) = folder(drill);
+    let words = ["policies.model:m", "chaos.allow = true", "steadfast.toml line"];
+    refused(&folder, &["check", "steadfast.toml"], 64, &words);
+
+    rewrite(&folder, &config(&format!("[chaos]\nallow = true\n{drill}")));
+    let ended = run(&folder, &["run", "a", "--input", "go"]);
+    let told = text(&ended.stderr);
+    assert!(!ended.status.success() && told.contains("FAULTS ARE INJECTED"), "{told}");
+    assert!(told.contains("a fault of class `server` was injected"), "{told}");
+
+    let mut server = serve(&folder);
+    let guard = json(&get(&server.address, "/api/v1/guards/model:m").body);
+    assert_eq!(guard["drill"], true);
+    assert!(guard["explain"].as_str().expect("a line").contains("FAULTS ARE INJECTED"));
+    let listed = run(&folder, &["guards", "--server", &format!("http://{}", server.address)]);
+    assert!(text(&listed.stdout).contains("FAULTS ARE INJECTED"), "{}", text(&listed.stdout));
+
+    rewrite(&folder, &config(drill));
+    server.program.wait_for("the old policies stay");
+    assert_eq!(json(&get(&server.address, "/api/v1/guards/model:m").body)["drill"], true);
+    rewrite(&folder, &config(""));
+    server.program.wait_for("policy replaced");
+    assert_eq!(json(&get(&server.address, "/api/v1/guards/model:m").body)["drill"], false);
 }

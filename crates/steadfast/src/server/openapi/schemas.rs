@@ -79,6 +79,7 @@ fn guard() -> ObjectBuilder {
         ("queued", Type::Integer, true),
         ("queue", Type::Integer, true),
         ("retrying", Type::Integer, true),
+        ("drill", Type::Boolean, true),
         ("consecutive_failures", Type::Integer, true),
         ("failures_to_open", Type::Integer, true),
         ("window_calls", Type::Integer, true),
