@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::Stream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Withdrawal};
 use crate::breaker::Breaker;
 use crate::cooldown::Cooldown;
 use crate::explain::{explain, millis, whole};
@@ -23,6 +23,12 @@ use crate::{
 #[derive(Clone)]
 pub struct Guard {
     shared: Arc<Shared>,
+}
+
+/// A call that has gone another way: see [`Guard::fall_back`].
+#[derive(Debug)]
+pub struct FallingBack<'g> {
+    _place: Withdrawal<'g>,
 }
 
 impl std::fmt::Debug for Guard {
@@ -295,6 +301,15 @@ impl Guard {
                 Err(end) => run.fail(permit, end).await?,
             }
         }
+    }
+
+    /// Counts a call as gone another way until the returned value is dropped: it takes a place in
+    /// `retry.budget`. A fallback is never refused a place; while many calls have fallen back, retries and
+    /// hedges are what the budget refuses, so that a dependency that fails is not asked again and again by
+    /// calls that could have an answer elsewhere.
+    #[must_use = "the place is given back when this is dropped"]
+    pub fn fall_back(&self) -> FallingBack<'_> {
+        FallingBack { _place: self.shared.admission.fall_back() }
     }
 
     /// The guard at this moment.

@@ -37,7 +37,7 @@ mod stream;
 mod sync;
 
 pub use breaker::BreakerState;
-pub use call::Guard;
+pub use call::{FallingBack, Guard};
 pub use context::{Answer, Attempt, CallContext, CallReport, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};

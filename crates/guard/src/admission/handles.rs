@@ -1,5 +1,4 @@
-//! What callers hold of admission: a permit, a place in the queue, a place in the retry budget. Each gives
-//! itself back when it is dropped.
+//! What callers hold of admission: a permit, a place in the queue. Each gives itself back when it is dropped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,18 +10,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Admission, Cost, Grant, Settlement, Slot, Turn, Waiter, wake};
 use crate::{Rejection, Verdict};
-
-/// A place in the retry budget; dropping it gives it back.
-#[derive(Debug)]
-pub(crate) struct Withdrawal<'a> {
-    pub(super) admission: &'a Admission,
-}
-
-impl Drop for Withdrawal<'_> {
-    fn drop(&mut self) {
-        self.admission.state.lock().extra -= 1;
-    }
-}
 
 /// The right to make one call now. Dropping it gives back the permit and the probe slot, and says nothing
 /// about the dependency's health; what was reserved stays taken, because the call may have left.

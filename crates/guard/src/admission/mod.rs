@@ -8,6 +8,7 @@
 //! looks again when it has. A waiter that is dropped takes itself out of the queue, or passes on what it
 //! had been granted: no wake-up is lost.
 
+mod extra;
 mod handles;
 mod queue;
 
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::handles::{Permit, Waiting, Withdrawal};
+pub(crate) use self::extra::Withdrawal;
+pub(crate) use self::handles::{Permit, Waiting};
 use self::queue::Queue;
 use crate::adaptive::{Estimator, Limiter};
 use crate::breaker::{Breaker, BreakerLook, Closure, Ending, Health, Ticket};
@@ -25,7 +27,7 @@ use crate::cooldown::Cooldown;
 use crate::rate::{Rate, RateLook};
 use crate::stats::{Answers, AnswersLook};
 use crate::sync::Mutex;
-use crate::{CallContext, Policy, Priority, Rejection, RetryBudget, Verdict};
+use crate::{CallContext, Policy, Priority, Rejection, Verdict};
 
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -404,21 +406,6 @@ impl Admission {
         ask
     }
 
-    /// A permit for a hedge: only what is free at once, in front of a dependency that is well, and never
-    /// a place in the queue.
-    pub(crate) fn spare(&self, context: &CallContext, now: Instant) -> Option<Permit<'_>> {
-        let mut state = self.state.lock();
-        let is_free = state.in_flight < state.limit && state.queue.is_empty();
-        if !is_free || !state.breaker.is_closed() || state.refusal(now).is_some() {
-            return None;
-        }
-        if !state.rate_wait(context.tokens, now).is_zero() {
-            return None;
-        }
-        let grant = state.grant(context.tokens, now).ok()?;
-        Some(Permit { admission: self, grant: Some(grant) })
-    }
-
     // Inlined by force: two copies of the answer on its way to the caller cost a tenth of the whole call.
     #[inline(always)]
     fn answer(
@@ -451,21 +438,6 @@ impl Admission {
                 (Ask::Queued(Waiting { admission: self, waiter, timer: None }), shed)
             }
         }
-    }
-
-    /// Asks for a place among the calls that do more than call once. It is held until the call is over.
-    pub(crate) fn withdraw(&self) -> Option<Withdrawal<'_>> {
-        let mut state = self.state.lock();
-        let RetryBudget { ratio, floor } = state.policy.retry.budget;
-        // The caller's own permit has been given back; those that sleep hold none. All are under way.
-        let under_way = state.in_flight + state.queue.len() + state.extra + 1;
-        let limit = (under_way as f64 * ratio).max(f64::from(floor));
-        if (state.extra + 1) as f64 > limit {
-            return None;
-        }
-        state.extra += 1;
-        drop(state);
-        Some(Withdrawal { admission: self })
     }
 
     /// What a call that has failed at `now` may expect of the next attempt.

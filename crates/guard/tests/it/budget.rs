@@ -76,3 +76,18 @@ async fn r7_a_retry_that_is_dropped_in_its_sleep_gives_its_place_back() {
         assert_eq!(guard.snapshot().retrying, 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn r13_fallbacks_take_places_of_retries_and_are_never_refused_one() {
+    let guard = guard(policy(RetryBudget { ratio: 0.0, floor: 2 }));
+    let fails_once = |attempt: steadfast_guard::Attempt| async move {
+        if attempt.number == 1 { Err(broken(ErrorClass::Server)) } else { Ok(()) }
+    };
+    let elsewhere: Vec<_> = (0..5).map(|_| guard.fall_back()).collect();
+    assert_eq!(guard.snapshot().retrying, 5);
+    guard.call(READ, fails_once).await.unwrap_err();
+    assert_eq!(guard.snapshot().counters.no_budget, 1);
+    drop(elsewhere);
+    guard.call(READ, fails_once).await.unwrap();
+    assert_eq!(guard.snapshot().retrying, 0);
+}
