@@ -20,6 +20,7 @@ mod call;
 mod context;
 mod cooldown;
 mod error;
+mod expense;
 mod explain;
 mod fallback;
 mod gather;
@@ -39,6 +40,11 @@ pub use call::Guard;
 pub use context::{Answer, Attempt, CallContext, CallReport, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
+pub use expense::{
+    Alert, AlertCause, AlertEvent, Anomaly, AnomalyPolicy, AnomalySnapshot, BudgetLimit,
+    BudgetPolicy, BudgetSnapshot, CallBudget, CheckAnswer, CheckPassed, CheckRefused, ExpenseError,
+    Level, Measure, OnCheckError, OverBudget, PreCheck, PreCheckPolicy, Reservation,
+};
 pub use explain::GuardSnapshot;
 pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};
 pub use histogram::Latency;
