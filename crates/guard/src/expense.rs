@@ -5,6 +5,7 @@
 //! | how many calls, how much money | [`CallBudget`]: reserved before the call, settled after it |
 //! | how many at once | [`Policy::concurrency`](crate::Policy) of the tool's own guard |
 //! | may this very call go | [`PreCheck`]: a hook with a time limit |
+//! | not at all, if the answer is known | a cache of the caller's: it alone knows which calls are alike |
 //! | something cheaper instead | [`Fallback`](crate::Fallback): the next way after a refusal |
 //! | who is told when it runs away | [`Anomaly`]: one alert an episode, and one at its end |
 //!
@@ -68,7 +69,9 @@ mod budget;
 mod policy;
 mod pre_check;
 
-pub use anomaly::{Alert, AlertCause, AlertEvent, Anomaly, AnomalySnapshot, Level, Measure};
+pub use anomaly::{
+    Alert, AlertCause, AlertEvent, AlertMeasure, Anomaly, AnomalyLevel, AnomalySnapshot,
+};
 pub use budget::{BudgetLimit, BudgetSnapshot, CallBudget, OverBudget, Reservation};
 pub use policy::{AnomalyPolicy, BudgetPolicy, OnCheckError, PreCheckPolicy};
 pub use pre_check::{CheckAnswer, CheckPassed, CheckRefused, PreCheck};

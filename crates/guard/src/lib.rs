@@ -41,9 +41,10 @@ pub use context::{Answer, Attempt, CallContext, CallReport, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
 pub use expense::{
-    Alert, AlertCause, AlertEvent, Anomaly, AnomalyPolicy, AnomalySnapshot, BudgetLimit,
-    BudgetPolicy, BudgetSnapshot, CallBudget, CheckAnswer, CheckPassed, CheckRefused, ExpenseError,
-    Level, Measure, OnCheckError, OverBudget, PreCheck, PreCheckPolicy, Reservation,
+    Alert, AlertCause, AlertEvent, AlertMeasure, Anomaly, AnomalyLevel, AnomalyPolicy,
+    AnomalySnapshot, BudgetLimit, BudgetPolicy, BudgetSnapshot, CallBudget, CheckAnswer,
+    CheckPassed, CheckRefused, ExpenseError, OnCheckError, OverBudget, PreCheck, PreCheckPolicy,
+    Reservation,
 };
 pub use explain::GuardSnapshot;
 pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};

@@ -10,7 +10,7 @@
 //!   does about the same.
 //! - The first minutes are averaged evenly and raise nothing. Ceilings hold from the first call on.
 //! - A minute counts for at most the level that raises an alert: one outbreak does not become usual, and a
-//!   new level that lasts does, after an hour or so. Then the episode is over as well.
+//!   new level that lasts does, after an hour or two. Then the episode is over as well.
 //!
 //! An episode begins with the first call above the level, and ends when the last minute has stayed below a
 //! share of it for a while: two levels and a wait, so that nothing flaps between them.
@@ -160,7 +160,7 @@ impl Anomaly {
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Measure {
+pub enum AlertMeasure {
     /// The number of calls.
     Calls,
     /// Their cost.
@@ -203,7 +203,7 @@ pub struct Alert {
     /// The dependency.
     pub dependency: Arc<str>,
     /// Calls or cost.
-    pub measure: Measure,
+    pub measure: AlertMeasure,
     /// Begin or end.
     pub event: AlertEvent,
     /// What the last minute holds.
@@ -218,8 +218,8 @@ impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { dependency, last_minute, limit, .. } = self;
         let measure = match self.measure {
-            Measure::Calls => "calls",
-            Measure::Cost => "cost",
+            AlertMeasure::Calls => "calls",
+            AlertMeasure::Cost => "cost",
         };
         match self.event {
             AlertEvent::Raised { cause } => {
@@ -247,9 +247,9 @@ pub struct AnomalySnapshot {
     /// The dependency's name.
     pub dependency: String,
     /// Its calls.
-    pub calls: Level,
+    pub calls: AnomalyLevel,
     /// Their cost.
-    pub cost: Level,
+    pub cost: AnomalyLevel,
     /// Times that the hook panicked.
     pub hook_panics: u64,
 }
@@ -257,7 +257,7 @@ pub struct AnomalySnapshot {
 /// One measure at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Level {
+pub struct AnomalyLevel {
     /// What the last minute holds.
     pub last_minute: u64,
     /// What a minute holds usually; `None` before enough is learned.
@@ -319,7 +319,7 @@ struct Found {
     limit: f64,
 }
 
-type Finds = [Option<(Measure, Found)>; 4];
+type Finds = [Option<(AlertMeasure, Found)>; 4];
 
 impl Watch {
     fn new(now: Instant) -> Self {
@@ -386,11 +386,14 @@ impl Watch {
         policy: &AnomalyPolicy,
         now: Instant,
         below_at: Instant,
-    ) -> [Option<(Measure, Found)>; 2] {
+    ) -> [Option<(AlertMeasure, Found)>; 2] {
         let (calls_rule, cost_rule) = (self.calls_rule(policy), self.cost_rule(policy));
         let calls = self.calls.judge(&calls_rule, now, below_at);
         let cost = self.cost.judge(&cost_rule, now, below_at);
-        [calls.map(|found| (Measure::Calls, found)), cost.map(|found| (Measure::Cost, found))]
+        [
+            calls.map(|found| (AlertMeasure::Calls, found)),
+            cost.map(|found| (AlertMeasure::Cost, found)),
+        ]
     }
 }
 
@@ -486,8 +489,8 @@ impl Gauge {
         anomalous.then_some(AlertCause::Baseline)
     }
 
-    fn look(&self, rule: &Rule<'_>) -> Level {
-        Level {
+    fn look(&self, rule: &Rule<'_>) -> AnomalyLevel {
+        AnomalyLevel {
             last_minute: self.last_minute(),
             baseline: self.usual(rule.policy),
             limit: self.limit(rule).map(|(limit, _)| limit),

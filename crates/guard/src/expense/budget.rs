@@ -137,20 +137,13 @@ impl Reservation {
     /// has left the window.
     pub fn settle(self, actual_cost: u64) {
         let mut ledger = self.budget.shared.ledger.lock();
-        ledger.slide(Instant::now());
-        if actual_cost > self.cost {
-            ledger.add(Amount { calls: 0, cost: u128::from(actual_cost - self.cost) });
-        } else {
-            let rest = Amount { calls: 0, cost: u128::from(self.cost - actual_cost) };
-            ledger.give_back(self.slice, rest);
-        }
+        ledger.settle(self.slice, self.cost, actual_cost, Instant::now());
     }
 
     /// The call never left: gives back the call and its cost.
     pub fn cancel(self) {
         let mut ledger = self.budget.shared.ledger.lock();
-        ledger.slide(Instant::now());
-        ledger.give_back(self.slice, Amount { calls: 1, cost: u128::from(self.cost) });
+        ledger.cancel(self.slice, self.cost, Instant::now());
     }
 }
 
@@ -305,6 +298,23 @@ impl Ledger {
                 Ok(self.newest)
             }
         }
+    }
+
+    /// A call that was reserved in a slice has cost this much.
+    fn settle(&mut self, slice: u64, reserved: u64, actual: u64, now: Instant) {
+        self.slide(now);
+        if actual > reserved {
+            self.add(Amount { calls: 0, cost: u128::from(actual - reserved) });
+        } else {
+            let rest = Amount { calls: 0, cost: u128::from(reserved - actual) };
+            self.give_back(slice, rest);
+        }
+    }
+
+    /// A call that was reserved in a slice never left.
+    fn cancel(&mut self, slice: u64, reserved: u64, now: Instant) {
+        self.slide(now);
+        self.give_back(slice, Amount { calls: 1, cost: u128::from(reserved) });
     }
 
     fn add(&mut self, amount: Amount) {

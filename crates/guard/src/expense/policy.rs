@@ -196,8 +196,8 @@ impl AnomalyPolicy {
 
 fn amount(key: &'static str, amount: Option<u64>) -> Result<(), PolicyError> {
     if amount.is_some_and(|amount| !(1..=AMOUNT_MAX).contains(&amount)) {
-        let problem = "nothing would be left to limit, or everything would be allowed; set it to 1 \
-                       or more and 2^50 or less";
+        let problem = "nothing could ever go, or nothing be held back; set it to 1 or more and \
+                       2^50 or less, or leave it out where it may be";
         return Err(refuse(key, &amount.unwrap_or_default(), problem));
     }
     Ok(())
