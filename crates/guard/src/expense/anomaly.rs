@@ -210,7 +210,7 @@ pub struct Alert {
     pub last_minute: u64,
     /// What a minute holds usually; `None` before enough is learned.
     pub baseline: Option<f64>,
-    /// The level above which a minute is an anomaly.
+    /// The level from which on a minute is an anomaly.
     pub limit: f64,
 }
 
@@ -262,7 +262,7 @@ pub struct AnomalyLevel {
     pub last_minute: u64,
     /// What a minute holds usually; `None` before enough is learned.
     pub baseline: Option<f64>,
-    /// The level above which a minute is an anomaly; `None` while nothing is.
+    /// The level from which on a minute is an anomaly; `None` while nothing is.
     pub limit: Option<f64>,
     /// Whether an episode goes on.
     pub raised: bool,

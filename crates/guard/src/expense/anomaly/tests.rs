@@ -81,7 +81,7 @@ async fn r15_an_episode_is_raised_once_and_cleared_once_with_its_figures() {
 async fn r15_what_is_far_above_the_usual_and_few_calls_all_the_same_raises_nothing() {
     let (watch, heard) = watch(AnomalyPolicy::default());
     minutes(&watch, 20, 1).await;
-    minutes(&watch, 5, 19).await;
+    minutes(&watch, 5, 18).await;
     assert_eq!(take(&heard), []);
     minute(&watch, 24, 0).await;
     assert_eq!(take(&heard).len(), 1);
