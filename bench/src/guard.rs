@@ -1,17 +1,27 @@
 //! One guarded call against a semaphore and a timer around the same call, and against other libraries, in
 //! the same process.
 
-use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use recloser::{AsyncRecloser, Recloser};
 use steadfast_guard::{CallContext, Classify, Effect, ErrorClass, Guard, Policy};
+use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use tower::{Service as _, ServiceBuilder, ServiceExt as _};
+use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tower_resilience::bulkhead::BulkheadLayer;
+use tower_resilience::circuitbreaker::CircuitBreakerLayer;
+use tower_resilience::retry::RetryLayer;
+use tower_resilience::timelimiter::TimeLimiterLayer;
 
 /// The limit of a call.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The limit of a call and its repetitions.
+const TOTAL: Duration = Duration::from_secs(120);
+/// Calls in flight at once.
+const CONCURRENCY: usize = 32;
+/// Ways to protect a call.
+const CASES: usize = 6;
 
 /// Calls per round.
 const CALLS: u32 = 100_000;
@@ -38,12 +48,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let guard = Guard::new("bench", Policy::default())?;
     let open = Guard::new("bench", Policy::default())?;
     open.force_open();
-    let semaphore = Semaphore::new(32);
-    let layers = ServiceBuilder::new()
-        .concurrency_limit(32)
+    let semaphore = Semaphore::new(CONCURRENCY);
+    let mut layers = ServiceBuilder::new()
+        .concurrency_limit(CONCURRENCY)
         .timeout(LIMIT)
         .service_fn(|number: u32| async move { Ok::<_, Never>(black_box(number)) });
-    let layers = RefCell::new(layers);
+    let mut resilience = resilience_layers()?;
+    anyhow::ensure!(through(&runtime, &mut resilience, CALLS) == CALLS, "the layers refuse calls");
     let breaker = AsyncRecloser::from(Recloser::default());
 
     let mut plain = |calls: u32| {
@@ -63,16 +74,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
             }
         });
     };
-    let mut with_layers = |calls: u32| {
-        let mut layers = layers.borrow_mut();
-        runtime.block_on(async {
-            for number in 0..calls {
-                let ready = layers.ready().await;
-                let Ok(ready) = ready else { return };
-                black_box(ready.call(number).await.is_ok());
-            }
-        });
-    };
     let mut with_breaker = |calls: u32| {
         runtime.block_on(async {
             for number in 0..calls {
@@ -81,19 +82,51 @@ pub(crate) fn run() -> anyhow::Result<()> {
             }
         });
     };
-    let cases: [(&str, &mut dyn FnMut(u32)); 5] = [
+    let cases: [(&str, &mut dyn FnMut(u32)); CASES] = [
         ("tokio semaphore + timeout", &mut plain),
         ("full guard", &mut |calls| guarded(&guard, calls)),
         ("open breaker refuses", &mut |calls| guarded(&open, calls)),
-        ("tower: concurrency limit + timeout", &mut with_layers),
+        ("tower: concurrency limit + timeout", &mut |calls| {
+            black_box(through(&runtime, &mut layers, calls));
+        }),
+        ("tower-resilience: time limits, retry, breaker, bulkhead", &mut |calls| {
+            black_box(through(&runtime, &mut resilience, calls));
+        }),
         ("recloser: breaker alone", &mut with_breaker),
     ];
     print(cases);
     Ok(())
 }
 
-fn print(mut cases: [(&str, &mut dyn FnMut(u32)); 5]) {
-    let mut times = [const { Vec::new() }; 5];
+/// The layers of tower-resilience that do what a guard does, in the order that its composition guide gives
+/// for calls to a dependency: the total limit outermost, then retry, breaker and bulkhead, and the limit of
+/// one attempt innermost.
+fn resilience_layers() -> anyhow::Result<impl Service<u32>> {
+    let breaker = CircuitBreakerLayer::standard().build()?;
+    let bulkhead = BulkheadLayer::builder().max_concurrent_calls(CONCURRENCY).build()?;
+    Ok(ServiceBuilder::new()
+        .layer(TimeLimiterLayer::builder().timeout_duration(TOTAL).build())
+        .layer(RetryLayer::<u32, u32, _>::exponential_backoff().build())
+        .layer(breaker)
+        .layer(bulkhead)
+        .layer(TimeLimiterLayer::builder().timeout_duration(LIMIT).build())
+        .service_fn(|number: u32| async move { Ok::<_, Never>(black_box(number)) }))
+}
+
+/// Calls a service one time after the other, and says how many calls it answered.
+fn through(runtime: &Runtime, service: &mut impl Service<u32>, calls: u32) -> u32 {
+    runtime.block_on(async {
+        let mut answered = 0;
+        for number in 0..calls {
+            let Ok(ready) = service.ready().await else { break };
+            answered += u32::from(black_box(ready.call(number).await.is_ok()));
+        }
+        answered
+    })
+}
+
+fn print(mut cases: [(&str, &mut dyn FnMut(u32)); CASES]) {
+    let mut times = [const { Vec::new() }; CASES];
     // Round by round, so that what disturbs the machine disturbs all alike.
     for _ in 0..ROUNDS {
         for ((_, case), times) in cases.iter_mut().zip(&mut times) {

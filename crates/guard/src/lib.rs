@@ -21,6 +21,7 @@ mod context;
 mod cooldown;
 mod drill;
 mod error;
+mod expense;
 mod explain;
 mod fallback;
 mod gather;
@@ -41,6 +42,12 @@ pub use call::{FallingBack, Guard};
 pub use context::{Answer, Attempt, CallContext, CallReport, Effect, Priority};
 pub use cooldown::Cooldown;
 pub use error::{CallError, Classify, ErrorClass, Recovery, Rejection, TimeoutLayer, Verdict};
+pub use expense::{
+    Alert, AlertCause, AlertEvent, AlertMeasure, Anomaly, AnomalyLevel, AnomalyPolicy,
+    AnomalySnapshot, BudgetLimit, BudgetPolicy, BudgetSnapshot, CallBudget, CheckAnswer,
+    CheckPassed, CheckRefused, ExpenseError, OnCheckError, OverBudget, PreCheck, PreCheckPolicy,
+    Reservation,
+};
 pub use explain::GuardSnapshot;
 pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};
 pub use histogram::Latency;
