@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use steadfast_guard::{Effect, Guard, Policy};
+use steadfast_guard::{Alert, Anomaly, Cooldown, Effect, Guard, Policy};
 use steadfast_providers::arguments::Arguments;
 use steadfast_providers::model::{Model, ToolDefinition};
 use steadfast_providers::tool::Tool;
 
 use crate::agent::AgentSpec;
 use crate::error::RuntimeError;
+use crate::expense::{AlertHook, Expense, ExpenseRule};
+use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
 
@@ -35,6 +37,8 @@ pub(crate) struct ModelEntry {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) guard: Guard,
     pub(crate) stream: bool,
+    /// What stands in for it.
+    pub(crate) fallback: Option<Arc<FallbackRule>>,
 }
 
 /// A tool, its compiled schema and its guard.
@@ -45,6 +49,12 @@ pub(crate) struct ToolEntry {
     pub(crate) guard: Guard,
     /// Which calls are the same operation.
     pub(crate) key: Option<KeyRule>,
+    /// What stands in for it.
+    pub(crate) fallback: Option<Arc<FallbackRule>>,
+    /// Its last good results, if the rule wants them kept.
+    pub(crate) last_good: Option<LastGood>,
+    /// What protects it because it is expensive.
+    pub(crate) expense: Option<Expense>,
 }
 
 /// Collects what a [`Catalog`] holds.
@@ -55,6 +65,10 @@ pub struct CatalogBuilder {
     tools: Vec<Arc<dyn Tool>>,
     policies: PolicyRules,
     keys: BTreeMap<String, KeyRule>,
+    fallbacks: BTreeMap<String, FallbackRule>,
+    expenses: BTreeMap<String, ExpenseRule>,
+    quotas: BTreeMap<String, String>,
+    alert: Option<AlertHook>,
 }
 
 impl CatalogBuilder {
@@ -95,6 +109,35 @@ impl CatalogBuilder {
         self
     }
 
+    /// Says what stands in for a dependency (`model:NAME`, `tool:NAME`) that gives no answer.
+    #[must_use]
+    pub fn fallback(mut self, dependency: impl Into<String>, rule: FallbackRule) -> Self {
+        self.fallbacks.insert(dependency.into(), rule);
+        self
+    }
+
+    /// Protects a tool that costs with every call.
+    #[must_use]
+    pub fn expensive(mut self, tool: impl Into<String>, rule: ExpenseRule) -> Self {
+        self.expenses.insert(tool.into(), rule);
+        self
+    }
+
+    /// Lets a model's dependency share its cooldown with all others of the same quota: a 429 to one of
+    /// them quiets all.
+    #[must_use]
+    pub fn quota(mut self, model: impl Into<String>, quota: impl Into<String>) -> Self {
+        self.quotas.insert(model.into(), quota.into());
+        self
+    }
+
+    /// Who is told when calls or cost of an expensive tool run away. Called within the call: to be quick.
+    #[must_use]
+    pub fn on_alert(mut self, hook: impl Fn(&Alert) + Send + Sync + 'static) -> Self {
+        self.alert = Some(Arc::new(hook));
+        self
+    }
+
     /// Checks that everything named exists, and builds the guards.
     ///
     /// # Errors
@@ -106,37 +149,109 @@ impl CatalogBuilder {
             tools: BTreeMap::new(),
             guards: BTreeMap::new(),
         };
-        for (name, model, stream) in self.models {
-            let dependency = format!("model:{name}");
-            let guard = catalog.add_guard(&dependency, Policy::default(), &self.policies)?;
-            catalog.models.insert(name, ModelEntry { model, guard, stream });
+        self.add_models(&mut catalog)?;
+        for tool in std::mem::take(&mut self.tools) {
+            self.add_tool(&mut catalog, tool)?;
         }
-        for tool in self.tools {
-            let spec = tool.spec().clone();
-            let nature = tool_policy(spec.timeout);
-            let guard = catalog.add_guard(&spec.dependency, nature, &self.policies)?;
-            let name = spec.definition.name;
-            let arguments = Arguments::compile(&spec.definition.schema)
-                .map_err(|error| misconfigured(format!("the schema of tool `{name}`: {error}")))?;
-            let key = self.keys.remove(&name);
-            if let Some(key) = &key {
-                check_key(&name, spec.effect, &spec.definition.schema, key)?;
-            }
-            let entry = ToolEntry { tool, arguments: Arc::new(arguments), guard, key };
-            if catalog.tools.insert(name.clone(), entry).is_some() {
-                return Err(misconfigured(format!("two tools are called `{name}`: rename one")));
-            }
-        }
-        if let Some(unknown) = self.keys.keys().next() {
-            let known: Vec<_> = catalog.tools.keys().cloned().collect();
-            let problem = format!("there is no such tool; there are: {}", known.join(", "));
-            return Err(misplaced(format!("idempotency.{unknown}"), problem));
-        }
+        self.check_rules(&catalog)?;
         for (name, spec) in self.agents {
             catalog.check_agent(&name, &spec)?;
             catalog.agents.insert(name, Arc::new(spec));
         }
         Ok(catalog)
+    }
+
+    fn add_models(&mut self, catalog: &mut Catalog) -> Result<(), RuntimeError> {
+        let mut cooldowns: BTreeMap<String, Cooldown> = BTreeMap::new();
+        for (name, model, stream) in std::mem::take(&mut self.models) {
+            let dependency = format!("model:{name}");
+            let quota = self.quotas.get(&name).map(|quota| cooldowns.entry(quota.clone()));
+            let cooldown = quota.map(|entry| entry.or_default().clone()).unwrap_or_default();
+            let nature = Policy::default();
+            let guard = catalog.add_guard(&dependency, nature, cooldown, &self.policies)?;
+            let fallback = self.fallbacks.get(&dependency).cloned().map(Arc::new);
+            catalog.models.insert(name, ModelEntry { model, guard, stream, fallback });
+        }
+        Ok(())
+    }
+
+    fn add_tool(&self, catalog: &mut Catalog, tool: Arc<dyn Tool>) -> Result<(), RuntimeError> {
+        let spec = tool.spec().clone();
+        let (nature, cooldown) = (tool_policy(spec.timeout), Cooldown::new());
+        let guard = catalog.add_guard(&spec.dependency, nature, cooldown, &self.policies)?;
+        let name = spec.definition.name;
+        let arguments = Arguments::compile(&spec.definition.schema)
+            .map_err(|error| misconfigured(format!("the schema of tool `{name}`: {error}")))?;
+        let arguments = Arc::new(arguments);
+        let key = self.keys.get(&name).cloned();
+        if let Some(key) = &key {
+            check_key(&name, spec.effect, &spec.definition.schema, key)?;
+        }
+        let fallback = self.fallbacks.get(&format!("tool:{name}")).cloned().map(Arc::new);
+        let last_good = fallback.as_ref().and_then(|rule| rule.cached).map(LastGood::new);
+        let expense = self.expenses.get(&name).cloned();
+        let alert = self.alert.clone().unwrap_or_else(|| Arc::new(|_| {}));
+        let expense = expense.map(|rule| Expense::new(&name, rule, alert)).transpose();
+        let expense = expense.map_err(|error| {
+            let problem = format!("it is {}: {}", error.value, error.problem);
+            misplaced(format!("expensive.{name}.{}", error.key), problem)
+        })?;
+        let entry = ToolEntry { tool, arguments, guard, key, fallback, last_good, expense };
+        if catalog.tools.insert(name.clone(), entry).is_some() {
+            return Err(misconfigured(format!("two tools are called `{name}`: rename one")));
+        }
+        Ok(())
+    }
+
+    /// A rule for what is not there would do nothing, and nobody would know.
+    fn check_rules(&self, catalog: &Catalog) -> Result<(), RuntimeError> {
+        let models: Vec<&str> = catalog.models.keys().map(String::as_str).collect();
+        let tools: Vec<(&str, Effect)> = catalog
+            .tools
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.tool.spec().effect))
+            .collect();
+        let names = tools.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let sections = [("idempotency", self.keys.keys().collect::<Vec<_>>())];
+        let sections = sections.into_iter().chain([("expensive", self.expenses.keys().collect())]);
+        for (section, rules) in sections {
+            if let Some(unknown) = rules.iter().find(|name| !catalog.tools.contains_key(**name)) {
+                let problem = format!("there is no such tool; there are: {names}");
+                return Err(misplaced(format!("{section}.{unknown}"), problem));
+            }
+        }
+        for (dependency, rule) in &self.fallbacks {
+            let checked = match dependency.split_once(':') {
+                Some(("model", name)) if catalog.models.contains_key(name) => {
+                    rule.check_for_model(name, &models)
+                }
+                Some(("tool", name)) if catalog.tools.contains_key(name) => {
+                    rule.check_for_tool(name, &tools)
+                }
+                _ => {
+                    let models = models.join(", ");
+                    let problem = format!(
+                        "there is no such model or tool: use `model:NAME` ({models}) or `tool:NAME` ({names})"
+                    );
+                    return Err(misplaced(format!("fallback.{dependency}"), problem));
+                }
+            };
+            checked.map_err(|(key, problem)| {
+                misplaced(format!("fallback.{dependency}.{key}"), problem)
+            })?;
+        }
+        for (tool, rule) in &self.expenses {
+            let Some(check) = &rule.pre_check_tool else { continue };
+            let effect = tools.iter().find(|(name, _)| name == check).map(|(_, effect)| *effect);
+            let problem = match effect {
+                Some(Effect::Read) if check != tool => continue,
+                Some(Effect::Read) => "a tool cannot check itself".to_owned(),
+                Some(_) => format!("`{check}` changes something; a check may only read"),
+                None => format!("there is no tool `{check}`; there are: {names}"),
+            };
+            return Err(misplaced(format!("expensive.{tool}.pre_check_tool"), problem));
+        }
+        Ok(())
     }
 }
 
@@ -246,6 +361,7 @@ impl Catalog {
         &mut self,
         dependency: &str,
         nature: Policy,
+        cooldown: Cooldown,
         rules: &PolicyRules,
     ) -> Result<Guard, RuntimeError> {
         if let Some(guard) = self.guard(dependency) {
@@ -254,7 +370,7 @@ impl Catalog {
         let policy = rules
             .resolve(dependency, &nature)
             .map_err(|error| misplaced(format!("policies.{}", error.layer), error.problem))?;
-        let guard = Guard::new(dependency, policy)
+        let guard = Guard::with_cooldown(dependency, policy, cooldown)
             .map_err(|error| misconfigured(format!("the policy of `{dependency}`: {error}")))?;
         let guarded = Guarded { guard: guard.clone(), nature };
         self.guards.insert(dependency.to_owned(), guarded);
@@ -293,6 +409,16 @@ impl Catalog {
 
     pub(crate) fn model(&self, name: &str) -> Option<&ModelEntry> {
         self.models.get(name)
+    }
+
+    /// A tool, whoever may call it.
+    pub(crate) fn any_tool(&self, name: &str) -> Option<&ToolEntry> {
+        self.tools.get(name)
+    }
+
+    /// What watches expensive tools' calls and cost.
+    pub fn anomalies(&self) -> impl Iterator<Item = &Anomaly> {
+        self.tools.values().filter_map(|entry| entry.expense.as_ref()?.anomaly.as_ref())
     }
 
     /// A tool that the agent may call.

@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use steadfast_guard::{CallError, Effect, Rejection};
-use steadfast_providers::model::{ModelError, ModelRequest};
-use steadfast_store::{StoreError, Timestamp};
+use steadfast_guard::Effect;
+use steadfast_providers::model::ModelRequest;
+use steadfast_store::{KeySettlement, StoreError, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{
     AgentSpec, Decision, decide, failure, model_key, unique_call_ids, valid_history,
 };
-use crate::call::{self, Caller, OUTCOME_UNKNOWN, ToolResult, not_run};
-use crate::catalog::{Catalog, ModelEntry};
+use crate::call::{
+    self, Answered, Caller, OUTCOME_UNKNOWN, ToolRequest, ToolResult, Unanswered, not_run,
+};
+use crate::catalog::Catalog;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, ToolOutcome, WaitReason};
 use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
+use crate::later;
 use crate::operations::{Entry, EntryError, Operation, Operations};
 use crate::run::{CallState, OpenCall};
 
@@ -101,39 +104,30 @@ impl Driver {
             temperature: agent.temperature,
             idempotency_key: Some(key.clone()),
         };
-        let caller = Caller { tenant: self.journal.tenant(), priority: self.journal.priority() };
-        let event = match call::ask_model(&entry, &request, caller, within).await {
-            Ok(answered) => model_answered(&entry, key, answered),
-            Err(error) => self.model_failed(&error),
+        let caller = self.caller();
+        let asked = call::ask_model(&self.catalog, &entry, &request, caller, within).await;
+        let event = match asked {
+            Ok(answered) => model_answered(key, answered),
+            Err(unanswered) => self.unanswered(unanswered),
         };
         self.journal.append(vec![event]).await
     }
 
+    fn caller(&self) -> Caller<'_> {
+        Caller { tenant: self.journal.tenant(), priority: self.journal.priority() }
+    }
+
     /// A dependency that asks for quiet parks the run, which then holds nothing; any other error ends
     /// it, and a person may resume it.
-    fn model_failed(&self, error: &CallError<ModelError>) -> RunEvent {
-        let detail = call::chain(error);
-        let quiet = match error {
-            CallError::RetryLater { retry_after, .. }
-            | CallError::Rejected {
-                reason:
-                    Rejection::BreakerOpen { retry_after }
-                    | Rejection::Cooldown { retry_after }
-                    | Rejection::RateLimited { retry_after },
-                attempts: 0,
-                ..
-            } => Some(*retry_after),
-            CallError::Rejected {
-                reason:
-                    Rejection::QueueFull { retry_after, .. } | Rejection::Shed { retry_after, .. },
-                ..
-            } => Some((*retry_after).max(QUEUE_PAUSE)),
-            CallError::Rejected { reason: Rejection::QueueTimeout { .. }, .. } => Some(QUEUE_PAUSE),
-            _ => None,
-        };
-        let Some(quiet) = quiet else {
-            return failure(error.class(), detail);
-        };
+    fn unanswered(&self, unanswered: Unanswered) -> RunEvent {
+        let Unanswered { class, detail, quiet } = unanswered;
+        match quiet {
+            None => failure(class, detail),
+            Some(quiet) => self.parked(quiet, detail),
+        }
+    }
+
+    fn parked(&self, quiet: Duration, detail: String) -> RunEvent {
         let quiet_ms = i64::try_from(quiet.as_millis()).unwrap_or(i64::MAX).max(1);
         let wake_at = Some(Timestamp((self.now)().0.saturating_add(quiet_ms)));
         RunEvent::Parked { reason: WaitReason::Cooldown, wake_at, detail }
@@ -148,12 +142,17 @@ impl Driver {
         within: Duration,
     ) -> Result<(), RuntimeError> {
         let catalog = Arc::clone(&self.catalog);
-        let caller = Caller { tenant: self.journal.tenant(), priority: self.journal.priority() };
-        let running =
-            calls.iter().map(|open| call::run_tool(&catalog, agent, open, caller, within));
+        let run = self.journal.run();
+        let running = calls.iter().enumerate().map(|(place, open)| {
+            let name = &open.call.name;
+            let before = calls[..place].iter().filter(|call| call.call.name == *name).count();
+            let before = u32::try_from(before).unwrap_or(u32::MAX);
+            let made = run.calls.get(name).copied().unwrap_or_default().saturating_add(before);
+            let caller = self.caller();
+            call::run_tool(&catalog, ToolRequest { agent, open, caller, within, made })
+        });
         let results = join_all(running).await;
-        let events =
-            calls.iter().zip(results).flat_map(|(open, result)| finished(open, result, None));
+        let events = calls.iter().zip(results).flat_map(|(open, result)| finished(open, result));
         self.journal.append(events.collect()).await
     }
 
@@ -168,9 +167,7 @@ impl Driver {
         let operation = match entered {
             Entered::Free => None,
             Entered::Claimed(operation) => Some(operation),
-            Entered::Settled(result, recorded_at) => {
-                return self.journal.append(finished(&open, result, recorded_at)).await;
-            }
+            Entered::Settled(result) => return self.journal.append(finished(&open, result)).await,
         };
         let written = matches!(open.state, CallState::Started { .. });
         if effect != Effect::Read && !written {
@@ -183,9 +180,35 @@ impl Driver {
             self.journal.append(vec![ahead]).await?;
         }
         let catalog = Arc::clone(&self.catalog);
-        let caller = Caller { tenant: self.journal.tenant(), priority: self.journal.priority() };
-        let result = call::run_tool(&catalog, agent, &open, caller, within).await;
+        let made = self.journal.run().calls.get(&open.call.name).copied().unwrap_or_default();
+        let caller = self.caller();
+        let request = ToolRequest { agent, open: &open, caller, within, made };
+        let result = call::run_tool(&catalog, request).await;
+        if result.outcome == ToolOutcome::Unavailable {
+            return self.try_later(agent, &open, result, operation).await;
+        }
         self.finish(&open, result, operation).await
+    }
+
+    /// A change that has not taken place: put off, if it is to be made later.
+    async fn try_later(
+        &mut self,
+        agent: &AgentSpec,
+        open: &OpenCall,
+        result: ToolResult,
+        operation: Option<Operation>,
+    ) -> Result<(), RuntimeError> {
+        let now = (self.now)();
+        let run = self.journal.run();
+        if run.queued.is_some() {
+            let parked = self.parked(later::pause(now, run.submitted_at), result.content.clone());
+            return self.settle_with(vec![parked], &result, operation).await;
+        }
+        let entry = self.catalog.tool(agent, &open.call.name);
+        let queue = entry.and_then(|entry| entry.fallback.as_ref()?.queue);
+        let Some(keep_trying) = queue else { return self.finish(open, result, operation).await };
+        let result = later::queue(&self.journal, open, result, now, keep_trying).await?;
+        self.finish(open, result, operation).await
     }
 
     /// Appends a result, and with it what is recorded under its key.
@@ -195,11 +218,37 @@ impl Driver {
         result: ToolResult,
         operation: Option<Operation>,
     ) -> Result<(), RuntimeError> {
+        let settled = self.settlement(&result, operation)?;
+        self.append_settled(finished(open, result), settled).await
+    }
+
+    /// Appends events in place of a result that is to come later.
+    async fn settle_with(
+        &mut self,
+        events: Vec<RunEvent>,
+        result: &ToolResult,
+        operation: Option<Operation>,
+    ) -> Result<(), RuntimeError> {
+        let settled = self.settlement(result, operation)?;
+        self.append_settled(events, settled).await
+    }
+
+    fn settlement(
+        &self,
+        result: &ToolResult,
+        operation: Option<Operation>,
+    ) -> Result<Option<KeySettlement>, RuntimeError> {
         let owner = self.journal.run().id.to_string();
-        let settled = operation.map(|operation| key_rule::settlement(&operation, owner, &result));
-        let settled = settled.transpose().map_err(unwritable)?;
+        let settled = operation.map(|operation| key_rule::settlement(&operation, owner, result));
+        settled.transpose().map_err(unwritable)
+    }
+
+    async fn append_settled(
+        &mut self,
+        events: Vec<RunEvent>,
+        settled: Option<KeySettlement>,
+    ) -> Result<(), RuntimeError> {
         let is_settled = settled.is_some();
-        let events = finished(open, result, None);
         self.journal.append_settling(events, settled.into_iter().collect()).await?;
         if is_settled {
             self.operations.ring();
@@ -218,7 +267,7 @@ impl Driver {
             None => return Ok(Entered::Free),
             Some(Ok(operation)) => operation,
             Some(Err(refusal)) => {
-                return Ok(Entered::Settled(not_run(ToolOutcome::Invalid, refusal), None));
+                return Ok(Entered::Settled(not_run(ToolOutcome::Invalid, refusal)));
             }
         };
         open.key = key_rule::key_for_tool(&operation.name);
@@ -231,7 +280,7 @@ impl Driver {
                     place: format!("key `{}`", operation.name.key),
                     problem: error.to_string(),
                 })?;
-                return Ok(Entered::Settled(result, Some(at)));
+                return Ok(Entered::Settled(ToolResult { recorded_at: Some(at), ..result }));
             }
             Err(EntryError::Store(error)) => return Err(error.into()),
             Err(error @ EntryError::Conflict { .. }) => (ToolOutcome::Invalid, error.to_string()),
@@ -242,7 +291,7 @@ impl Driver {
                 (ToolOutcome::OutcomeUnknown, error.to_string())
             }
         };
-        Ok(Entered::Settled(not_run(outcome, content), None))
+        Ok(Entered::Settled(not_run(outcome, content)))
     }
 
     /// The operation that a call is, by its tool's rule; `Err` is what the model is told if the call
@@ -273,36 +322,28 @@ impl Driver {
         outcome: ToolOutcome,
         content: &str,
     ) -> Result<(), RuntimeError> {
-        let result = ToolResult {
-            outcome,
-            content: content.to_owned(),
-            progress: None,
-            attempts: 0,
-            took_ms: 0,
-        };
+        let result = not_run(outcome, content.to_owned());
         let operation = self.operation(agent, open, Duration::ZERO).and_then(Result::ok);
         self.finish(open, result, operation).await
     }
 }
 
-/// How long a run steps aside when the queue in front of a model is full.
-const QUEUE_PAUSE: Duration = Duration::from_secs(1);
-
 const CUT_ARGUMENTS: &str = "not run: the answer was cut at the output limit, so the arguments may be \
     incomplete. Call again with shorter arguments, or in smaller pieces.";
 
-fn model_answered(entry: &ModelEntry, key: String, answered: call::Answered) -> RunEvent {
-    let call::Answered { answer, attempts, took_ms } = answered;
+fn model_answered(key: String, answered: Answered) -> RunEvent {
+    let Answered { answer, simulated, attempts, took_ms, degraded } = answered;
     RunEvent::ModelAnswered {
         key,
         model: answer.model,
-        simulated: entry.model.simulated(),
+        simulated,
         text: answer.text,
         tool_calls: unique_call_ids(answer.tool_calls),
         finish: answer.finish,
         usage: answer.usage,
         attempts,
         took_ms,
+        degraded,
     }
 }
 
@@ -312,12 +353,13 @@ enum Entered {
     Free,
     /// It is this run's to do.
     Claimed(Operation),
-    /// It is not done: this is its result, recorded at that time if it comes from another call.
-    Settled(ToolResult, Option<Timestamp>),
+    /// It is not done: this is its result.
+    Settled(ToolResult),
 }
 
-fn finished(open: &OpenCall, result: ToolResult, recorded_at: Option<Timestamp>) -> Vec<RunEvent> {
-    let ToolResult { outcome, content, progress, attempts, took_ms } = result;
+fn finished(open: &OpenCall, result: ToolResult) -> Vec<RunEvent> {
+    let ToolResult { outcome, content, progress, attempts, took_ms, recorded_at, degraded } =
+        result;
     let mut events = vec![RunEvent::ToolFinished {
         call_id: open.call.id.clone(),
         tool: open.call.name.clone(),
@@ -326,6 +368,7 @@ fn finished(open: &OpenCall, result: ToolResult, recorded_at: Option<Timestamp>)
         attempts,
         took_ms,
         recorded_at,
+        degraded,
     }];
     events.extend(progress.map(|progress| RunEvent::Progressed { progress }));
     events

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::{FinishReason, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
-use steadfast_store::Timestamp;
+use steadfast_store::{RunId, Timestamp};
 
 /// The version of the stored form that this code writes.
 pub const EVENT_VERSION: u16 = 1;
@@ -23,6 +23,9 @@ pub enum RunEvent {
         agent: String,
         /// What it is to do.
         input: String,
+        /// The run makes this one call, and nothing else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<QueuedCall>,
     },
     /// A node took the run and begins, or goes on, executing it. Calls that were under way when the
     /// run was last left are interrupted from here on.
@@ -54,6 +57,9 @@ pub enum RunEvent {
         attempts: u32,
         /// Time from the first attempt to the whole answer, in milliseconds.
         took_ms: u64,
+        /// What stood in for the model, or for the whole conversation (SCOPE R13, R14).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        degraded: Option<Degraded>,
     },
     /// A tool call that changes something is about to leave. Written before it leaves.
     ToolStarted {
@@ -84,6 +90,9 @@ pub enum RunEvent {
         /// the tool was not called (SCOPE R11).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         recorded_at: Option<Timestamp>,
+        /// What stood in for the tool.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        degraded: Option<Degraded>,
     },
     /// A tool reported where the run stands.
     Progressed {
@@ -161,6 +170,30 @@ impl RunEvent {
     }
 }
 
+/// What stood in for a dependency that gave no answer, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// The way that gave the answer: a dependency, a cached result and its age, a prepared answer, a queue.
+    pub way: String,
+    /// Why the ways before it gave none.
+    pub reason: String,
+}
+
+/// A tool call that could not be made when a run asked for it, and is to be made later (SCOPE R14).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedCall {
+    /// The tool.
+    pub tool: String,
+    /// Its arguments, as the model wrote them.
+    pub arguments: String,
+    /// The key handed to the tool: that of the first call.
+    pub key: String,
+    /// The run that asked for it.
+    pub from: RunId,
+    /// When it is given up.
+    pub until: Timestamp,
+}
+
 /// How a tool call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -175,6 +208,8 @@ pub enum ToolOutcome {
     Unavailable,
     /// It may or may not have taken effect, and is not run again (SCOPE R11).
     OutcomeUnknown,
+    /// It has not taken effect, and a run of its own tries it later (SCOPE R14).
+    Queued,
 }
 
 /// What a parked run waits for.

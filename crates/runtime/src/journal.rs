@@ -51,6 +51,11 @@ impl RunJournal {
         Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, priority, run })
     }
 
+    /// The store that the log is in.
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
     /// The run as it is.
     pub(crate) const fn run(&self) -> &Run {
         &self.run
@@ -199,6 +204,9 @@ pub struct Summary {
     /// Whether any answer was scripted.
     #[serde(default)]
     pub simulated: bool,
+    /// Answers and results that something else stood in for.
+    #[serde(default)]
+    pub degraded: u32,
     /// The beginning of the answer, or what went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<String>,
@@ -237,6 +245,7 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
         output_tokens: run.usage.output.unwrap_or(0),
         model: run.model.clone(),
         simulated: run.simulated,
+        degraded: run.degraded,
         ending,
         stop,
     };

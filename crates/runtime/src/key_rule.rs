@@ -92,7 +92,10 @@ pub(crate) fn settlement(
             let answer = serde_json::to_vec(&record)?.into();
             KeyEnd::Recorded { answer, keep: operation.keep }
         }
-        ToolOutcome::Failed | ToolOutcome::Invalid | ToolOutcome::Unavailable => KeyEnd::Released,
+        ToolOutcome::Failed
+        | ToolOutcome::Invalid
+        | ToolOutcome::Unavailable
+        | ToolOutcome::Queued => KeyEnd::Released,
     };
     Ok(KeySettlement { name: operation.name.clone(), owner, end })
 }
@@ -100,7 +103,7 @@ pub(crate) fn settlement(
 /// The result that was recorded.
 pub(crate) fn recall(answer: &[u8]) -> Result<ToolResult, serde_json::Error> {
     let RecordedResult { outcome, content, progress } = serde_json::from_slice(answer)?;
-    Ok(ToolResult { outcome, content, progress, attempts: 0, took_ms: 0 })
+    Ok(ToolResult { progress, ..ToolResult::new(outcome, content) })
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 //! Pure: no clock, no store. `apply` is the only way in which a run changes, whether the event was
 //! just appended or is read back after a crash, so both give the same run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use steadfast_guard::Effect;
 use steadfast_providers::model::{FinishReason, Message, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
-use crate::event::{RunEvent, StopReason, ToolOutcome};
+use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome};
 use crate::state::{IllegalTransition, Status};
 
 /// A run, folded up to event `seq`. Its serialized form is a checkpoint.
@@ -51,6 +53,24 @@ pub struct Run {
     pub wake_at: Option<Timestamp>,
     /// How it ended, if it did.
     pub ending: Option<Ending>,
+    /// Calls that reached a tool, by the tool's name.
+    #[serde(default)]
+    pub calls: BTreeMap<String, u32>,
+    /// Answers and results that something else stood in for.
+    #[serde(default)]
+    pub degraded: u32,
+    /// The one call that the run makes, if it was queued by another run.
+    #[serde(default)]
+    pub queued: Option<QueuedRun>,
+}
+
+/// A run that makes one call for another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedRun {
+    /// The call.
+    pub call: QueuedCall,
+    /// How the call ended, and what it said; `None` before.
+    pub result: Option<(ToolOutcome, String)>,
 }
 
 /// A tool call without a result.
@@ -157,10 +177,10 @@ impl Run {
     /// # Errors
     /// [`FoldError::NoBeginning`].
     pub fn begin(id: RunId, at: Timestamp, event: &RunEvent) -> Result<Self, FoldError> {
-        let RunEvent::Submitted { agent, input } = event else {
+        let RunEvent::Submitted { agent, input, call } = event else {
             return Err(FoldError::NoBeginning { run: id, kind: event.kind() });
         };
-        Ok(Self {
+        let mut run = Self {
             id,
             agent: agent.clone(),
             input: input.clone(),
@@ -179,7 +199,25 @@ impl Run {
             active_ms: 0,
             wake_at: None,
             ending: None,
-        })
+            calls: BTreeMap::new(),
+            degraded: 0,
+            queued: call.clone().map(|call| QueuedRun { call, result: None }),
+        };
+        run.open_queued();
+        Ok(run)
+    }
+
+    /// The call that the run makes for another one is open.
+    fn open_queued(&mut self) {
+        let Some(QueuedRun { call, result }) = &mut self.queued else { return };
+        *result = None;
+        let open = ToolCall {
+            id: "queued".to_owned(),
+            name: call.tool.clone(),
+            arguments: call.arguments.clone(),
+        };
+        let (key, state) = (call.key.clone(), CallState::Pending);
+        self.open_calls = vec![OpenCall { call: open, key, state }];
     }
 
     /// Folds the next event in. After an error the run is unchanged.
@@ -208,8 +246,16 @@ impl Run {
         match event {
             RunEvent::Claimed { .. } => self.interrupt(),
             RunEvent::ModelAnswered {
-                text, tool_calls, finish, usage, model, simulated, ..
+                text,
+                tool_calls,
+                finish,
+                usage,
+                model,
+                simulated,
+                degraded,
+                ..
             } => {
+                self.degraded += u32::from(degraded.is_some());
                 self.answered(seq, text, tool_calls);
                 self.last_finish = Some(finish);
                 self.usage.add(&usage);
@@ -220,14 +266,23 @@ impl Run {
                 let open = self.open_call(seq, &call_id)?;
                 open.state = CallState::Started { effect };
             }
-            RunEvent::ToolFinished { call_id, tool, outcome, content, .. } => {
+            RunEvent::ToolFinished {
+                call_id, tool, outcome, content, attempts, degraded, ..
+            } => {
                 self.open_call(seq, &call_id)?;
                 self.open_calls.retain(|open| open.call.id != call_id);
+                self.degraded += u32::from(degraded.is_some());
+                if attempts > 0 && degraded.is_none() {
+                    *self.calls.entry(tool.clone()).or_default() += 1;
+                }
+                if let Some(queued) = &mut self.queued {
+                    queued.result = Some((outcome, content.clone()));
+                }
                 self.messages.push(Message::Tool {
                     call_id,
                     name: tool,
                     content: cut_middle(&content, TOOL_CONTENT_BYTES_MAX),
-                    is_error: outcome != ToolOutcome::Done,
+                    is_error: !matches!(outcome, ToolOutcome::Done | ToolOutcome::Queued),
                 });
             }
             RunEvent::Progressed { progress } => self.progress = Some(progress),
@@ -239,7 +294,13 @@ impl Run {
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }
-            RunEvent::Parked { wake_at, .. } => self.wake_at = wake_at,
+            RunEvent::Parked { wake_at, .. } => {
+                self.wake_at = wake_at;
+                // A run is put aside only with nothing under way: what had been written ahead did not leave.
+                for open in &mut self.open_calls {
+                    open.state = CallState::Pending;
+                }
+            }
             // Refused by the state machine before it comes here.
             RunEvent::Submitted { .. } => {}
         }
@@ -258,6 +319,10 @@ impl Run {
     /// A run that failed on its closing answer (refused, cut) is asked again: the answer leaves the
     /// conversation and stays in the log.
     fn reopen(&mut self) {
+        self.ending = None;
+        if self.queued.is_some() {
+            return self.open_queued();
+        }
         let closed = matches!(
             self.messages.last(),
             Some(Message::Assistant { tool_calls, .. }) if tool_calls.is_empty()
@@ -265,7 +330,6 @@ impl Run {
         if closed {
             self.messages.pop();
         }
-        self.ending = None;
     }
 
     fn interrupt(&mut self) {
@@ -290,7 +354,7 @@ impl Run {
 pub const TOOL_CONTENT_BYTES_MAX: usize = 40_000;
 
 /// Keeps the head and the tail of a text and says how much is missing between them.
-fn cut_middle(text: &str, limit_bytes: usize) -> String {
+pub(crate) fn cut_middle(text: &str, limit_bytes: usize) -> String {
     if text.len() <= limit_bytes {
         return text.to_owned();
     }

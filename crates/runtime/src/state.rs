@@ -129,7 +129,7 @@ mod tests {
     fn every_event() -> Vec<RunEvent> {
         let text = String::new;
         vec![
-            RunEvent::Submitted { agent: text(), input: text() },
+            RunEvent::Submitted { agent: text(), input: text(), call: None },
             RunEvent::Claimed { node: text(), epoch: 1 },
             RunEvent::ModelAnswered {
                 key: text(),
@@ -141,6 +141,7 @@ mod tests {
                 usage: Usage::default(),
                 attempts: 1,
                 took_ms: 0,
+                degraded: None,
             },
             RunEvent::ToolStarted {
                 call_id: text(),
@@ -156,6 +157,7 @@ mod tests {
                 attempts: 1,
                 recorded_at: None,
                 took_ms: 0,
+                degraded: None,
             },
             RunEvent::Progressed { progress: Progress { step: 1, total: 2, description: text() } },
             RunEvent::Parked { reason: WaitReason::Cooldown, wake_at: None, detail: text() },

@@ -38,6 +38,9 @@ pub struct RunView {
     pub model: Option<String>,
     /// Whether any answer was scripted by the simulated provider.
     pub simulated: bool,
+    /// Answers and results that something else stood in for: another model or tool, a cached or prepared
+    /// answer, a call that is queued for later.
+    pub degraded: u32,
     /// Events in its log.
     pub events: u64,
     /// How often it changed hands: 1 for a run that was never interrupted.
@@ -69,6 +72,7 @@ impl RunView {
             output_tokens: summary.output_tokens,
             model: summary.model,
             simulated: summary.simulated,
+            degraded: summary.degraded,
             events: head.head_seq,
             epoch: head.epoch,
             created_at: head.created_at,

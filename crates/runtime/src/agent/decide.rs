@@ -7,8 +7,8 @@ use steadfast_providers::model::{FinishReason, Message};
 use steadfast_store::Timestamp;
 
 use crate::agent::AgentSpec;
-use crate::event::{RunEvent, StopReason, TimeLimit};
-use crate::run::{CallState, OpenCall, Run};
+use crate::event::{RunEvent, StopReason, TimeLimit, ToolOutcome};
+use crate::run::{CallState, OpenCall, QueuedRun, Run};
 use crate::state::Status;
 
 /// What should happen next.
@@ -49,6 +49,9 @@ pub(crate) fn decide(
     if let Some(call) = interrupted_once {
         return Decision::AdmitUnknown { call: call.clone() };
     }
+    if let Some(queued) = &run.queued {
+        return one_call(run, queued, agent, now);
+    }
     let within = match time_left(run, agent, now) {
         Ok(within) => within,
         Err(limit) => return end(StopReason::Timeout { limit }, timeout_message(agent, limit)),
@@ -57,6 +60,35 @@ pub(crate) fn decide(
         after_answer(run, agent, within)
     } else {
         next_tools(run, within, effect_of)
+    }
+}
+
+/// A run that makes one call for another one.
+fn one_call(run: &Run, queued: &QueuedRun, agent: &AgentSpec, now: Timestamp) -> Decision {
+    let (tool, from) = (&queued.call.tool, queued.call.from);
+    let failed = |class, what: String| {
+        let message = format!(
+            "`{tool}`, queued by run {from}: {what}. Resume this run to make the call again"
+        );
+        end(StopReason::Error { class }, message)
+    };
+    match &queued.result {
+        Some((ToolOutcome::Done, said)) => {
+            Decision::End { event: RunEvent::Succeeded { output: said.clone() } }
+        }
+        Some((ToolOutcome::OutcomeUnknown, said)) => {
+            failed(ErrorClass::OutcomeUnknown, said.clone())
+        }
+        Some((_, said)) => failed(ErrorClass::InvalidRequest, said.clone()),
+        None => {
+            let left = millis(queued.call.until.0 - now.0);
+            match run.open_calls.first() {
+                Some(call) if !left.is_zero() => {
+                    Decision::RunTool { call: call.clone(), within: left.min(agent.turn_timeout) }
+                }
+                _ => failed(ErrorClass::Timeout, "it could not be made in time".to_owned()),
+            }
+        }
     }
 }
 

@@ -4,8 +4,10 @@
 mod decide;
 mod definition;
 mod history;
+mod shorten;
 
 pub(crate) use decide::{Decision, decide, failure, model_key};
 pub use definition::{AgentSpec, DEFAULT_MAX_ITERATIONS};
 pub(crate) use history::unique_call_ids;
 pub use history::valid_history;
+pub(crate) use shorten::shorten;

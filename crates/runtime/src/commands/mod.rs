@@ -12,8 +12,8 @@ pub use cancel::CancelRun;
 pub(crate) use cancel::cancel;
 pub use resume::ResumeRun;
 pub(crate) use resume::resume;
-pub(crate) use submit::submit;
 pub use submit::{INPUT_BYTES_MAX, SubmitRun, Submitted};
+pub(crate) use submit::{Labels, create, submit};
 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;

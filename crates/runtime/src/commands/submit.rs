@@ -89,8 +89,37 @@ pub(crate) async fn submit(
     }
     command.check()?;
     let SubmitRun { agent, input, tenant, priority, key } = command;
-    let summary = first_summary(&input)?;
-    let event = RunEvent::Submitted { agent: agent.clone(), input };
+    let (head, new) = create(
+        runtime.store().as_ref(),
+        RunEvent::Submitted { agent, input, call: None },
+        Labels { tenant, priority, key },
+    )
+    .await?;
+    if new {
+        runtime.announce(head.id, head.head_seq);
+    }
+    Ok(Submitted { run: RunView::from_head(&head), new })
+}
+
+/// Whose run it is, how urgent, and under which key it is submitted.
+pub(crate) struct Labels {
+    pub(crate) tenant: String,
+    pub(crate) priority: i32,
+    pub(crate) key: Option<String>,
+}
+
+/// Puts a new run on disk, or finds the one that was submitted with the same key; `true` if it is new.
+pub(crate) async fn create(
+    store: &dyn Store,
+    event: RunEvent,
+    labels: Labels,
+) -> Result<(RunHead, bool), RuntimeError> {
+    let RunEvent::Submitted { agent, input, .. } = &event else {
+        let problem = format!("a run begins with `submitted`, not with `{}`", event.kind());
+        return Err(RuntimeError::InvalidInput { problem });
+    };
+    let (summary, agent) = (first_summary(input)?, agent.clone());
+    let Labels { tenant, priority, key } = labels;
     let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
     let head = HeadUpdate {
         state: Status::Queued.as_str().to_owned(),
@@ -99,17 +128,13 @@ pub(crate) async fn submit(
     };
     let id = RunId::generate();
     let new = NewRun { id, tenant, agent, priority, key, events: vec![packed], blobs, head };
-    let (head, new) = match runtime.store().create(new).await? {
-        Created::New(head) => (head, true),
+    match store.create(new).await? {
+        Created::New(head) => Ok((head, true)),
         Created::Existing(head) => {
-            check_same(runtime.store().as_ref(), &head, &event).await?;
-            (head, false)
+            check_same(store, &head, &event).await?;
+            Ok((head, false))
         }
-    };
-    if new {
-        runtime.announce(head.id, head.head_seq);
     }
-    Ok(Submitted { run: RunView::from_head(&head), new })
 }
 
 /// A key stands for one submission: the same key with anything else is a mistake of the caller's.

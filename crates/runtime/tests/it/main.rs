@@ -10,4 +10,5 @@
 mod examples;
 mod once;
 mod runs;
+mod stand_in;
 mod world;

@@ -107,6 +107,9 @@ pub(crate) struct CountingTool {
     pub(crate) effects: AtomicUsize,
     pub(crate) keys: Mutex<Vec<String>>,
     pub(crate) entered: Notify,
+    /// What the next calls meet, instead of an effect.
+    pub(crate) broken: Mutex<Option<ErrorClass>>,
+    pub(crate) says: Mutex<ToolOutput>,
     hold: bool,
 }
 
@@ -139,8 +142,15 @@ impl CountingTool {
             effects: AtomicUsize::new(0),
             keys: Mutex::new(Vec::new()),
             entered: Notify::new(),
+            broken: Mutex::new(None),
+            says: Mutex::new(ToolOutput::text("counted".to_owned())),
             hold,
         })
+    }
+
+    /// From now on it fails like this, or no more.
+    pub(crate) fn breaks(&self, class: impl Into<Option<ErrorClass>>) {
+        *self.broken.lock() = class.into();
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -155,6 +165,10 @@ impl Tool for CountingTool {
     }
 
     async fn call(&self, call: ToolInvocation) -> Result<ToolOutput, ToolError> {
+        if let Some(class) = *self.broken.lock() {
+            let (tool, message) = (self.spec.definition.name.clone(), "scripted".to_owned());
+            return Err(ToolError { class, tool, message, retry_after: None });
+        }
         self.effects.fetch_add(1, Ordering::SeqCst);
         self.keys.lock().push(call.idempotency_key);
         self.entered.notify_one();
@@ -162,7 +176,7 @@ impl Tool for CountingTool {
             std::future::pending::<()>().await;
         }
         let progress = Progress { step: 1, total: 2, description: "counted".to_owned() };
-        Ok(ToolOutput { progress: Some(progress), ..ToolOutput::text("counted".to_owned()) })
+        Ok(ToolOutput { progress: Some(progress), ..self.says.lock().clone() })
     }
 }
 

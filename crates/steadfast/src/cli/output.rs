@@ -5,8 +5,8 @@
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
-use steadfast_runtime::RunEvent;
-use steadfast_runtime::{EventView, RunView};
+use steadfast_runtime::event::Degraded;
+use steadfast_runtime::{EventView, RunEvent, RunView};
 
 /// Data: to standard output.
 pub(super) fn data(text: &str) {
@@ -65,6 +65,9 @@ pub(super) fn run(run: &RunView) -> String {
         "tokens   {} in, {} out, {} answers",
         run.input_tokens, run.output_tokens, run.iterations
     ));
+    if run.degraded > 0 {
+        lines.push(format!("degraded {} answer(s) or result(s) of something else", run.degraded));
+    }
     lines.push(format!("events   {}, changed hands {} time(s)", run.events, run.epoch));
     if let Some(stop) = &run.stop {
         lines.push(format!("stopped  {stop}"));
@@ -77,7 +80,9 @@ pub(super) fn event(view: &EventView) -> String {
     let text = match &view.event {
         RunEvent::Submitted { agent, .. } => format!("submitted to {agent}"),
         RunEvent::Claimed { epoch, .. } => format!("claimed, epoch {epoch}"),
-        RunEvent::ModelAnswered { model, tool_calls, text, took_ms, simulated, .. } => {
+        RunEvent::ModelAnswered {
+            model, tool_calls, text, took_ms, simulated, degraded, ..
+        } => {
             let label = if *simulated { " (simulated)" } else { "" };
             let calls: Vec<&str> = tool_calls.iter().map(|call| call.name.as_str()).collect();
             let said = if calls.is_empty() {
@@ -85,11 +90,12 @@ pub(super) fn event(view: &EventView) -> String {
             } else {
                 format!("calls {}", calls.join(", "))
             };
-            format!("{model}{label}: {said} [{took_ms} ms]")
+            format!("{model}{label}: {said} [{took_ms} ms]{}", stood_in(degraded.as_ref()))
         }
         RunEvent::ToolStarted { tool, effect, .. } => format!("{tool} leaves ({effect:?})"),
-        RunEvent::ToolFinished { tool, outcome, content, took_ms, .. } => {
-            format!("{tool}: {outcome:?}: {} [{took_ms} ms]", first_line(content))
+        RunEvent::ToolFinished { tool, outcome, content, took_ms, degraded, .. } => {
+            let degraded = stood_in(degraded.as_ref());
+            format!("{tool}: {outcome:?}: {} [{took_ms} ms]{degraded}", first_line(content))
         }
         RunEvent::Progressed { progress } => {
             format!("step {}/{}: {}", progress.step, progress.total, progress.description)
@@ -103,6 +109,11 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// What stood in for a dependency, if anything did.
+fn stood_in(degraded: Option<&Degraded>) -> String {
+    degraded.map(|Degraded { way, .. }| format!(" DEGRADED: {way}")).unwrap_or_default()
 }
 
 fn first_line(text: &str) -> String {

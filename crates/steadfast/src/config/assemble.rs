@@ -17,6 +17,8 @@ use steadfast_providers::process::ProcessOwner;
 use steadfast_providers::tool::Tool;
 use steadfast_runtime::{Catalog, CatalogBuilder, RuntimeError};
 
+use tracing::warn;
+
 use super::place::nearest;
 use super::sections::Wire;
 use super::{Config, ConfigError, ModelSection, ToolSection, environment, secret};
@@ -107,6 +109,9 @@ impl Parts {
             let model = client_for(&client, wire, options, section)
                 .map_err(|error| unusable(&place, error.to_string()))?;
             builder = builder.model(name, model, section.stream);
+            if let Some(quota) = &section.quota {
+                builder = builder.quota(name, quota);
+            }
         }
         builder = add_tools(config, owner, builder)?;
         Ok(Self { builder, simulated })
@@ -117,6 +122,13 @@ impl Parts {
         for (tool, rule) in &config.idempotency {
             builder = builder.idempotent(tool, rule.clone());
         }
+        for (dependency, rule) in &config.fallback {
+            builder = builder.fallback(dependency, rule.clone());
+        }
+        for (tool, rule) in &config.expensive {
+            builder = builder.expensive(tool, rule.clone());
+        }
+        builder = builder.on_alert(|alert| warn!("{alert}"));
         for (name, spec) in config.agent_specs()? {
             builder = builder.agent(name, spec);
         }

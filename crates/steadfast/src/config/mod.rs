@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
-use steadfast_runtime::{AgentSpec, KeyRule, PolicyRules};
+use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules};
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
@@ -52,7 +52,11 @@ pub(crate) struct Config {
     pub(crate) chaos: ChaosSection,
     /// Tools whose calls are done once for equal arguments, by the tool's name.
     pub(crate) idempotency: BTreeMap<String, KeyRule>,
-    /// The same as they are written: what a table does not say, it inherits.
+    /// What stands in for a model or a tool that gives no answer: `model:NAME`, `tool:NAME`.
+    pub(crate) fallback: BTreeMap<String, FallbackRule>,
+    /// Tools that cost with every call, by name.
+    pub(crate) expensive: BTreeMap<String, ExpenseRule>,
+    /// The policies as they are written: what a table does not say, it inherits.
     #[serde(skip)]
     layers: Layers,
     /// The folder that relative paths start from: the file's own.

@@ -143,6 +143,9 @@ pub(crate) struct ModelSection {
     pub(crate) stream: bool,
     /// Longest answer in tokens. Default: the provider's.
     pub(crate) max_output_tokens: Option<u32>,
+    /// Models with the same word here share a quota at their provider: a 429 to one of them quiets all.
+    /// Default: none.
+    pub(crate) quota: Option<String>,
 }
 
 const fn yes() -> bool {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_providers::model::ToolCall;
 use steadfast_runtime::EventView;
-use steadfast_runtime::event::{RunEvent, ToolOutcome};
+use steadfast_runtime::event::{Degraded, RunEvent, ToolOutcome};
 use steadfast_store::Timestamp;
 
 use super::time::{exact, took};
@@ -84,8 +84,15 @@ impl Timeline {
             texts: Vec::new(),
         };
         match event {
-            RunEvent::Submitted { agent, input } => {
+            RunEvent::Submitted { agent, input, call } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
+                let made = match call {
+                    Some(call) => made
+                        .fact("makes one call of", call.tool)
+                        .fact("for run", call.from.to_string())
+                        .fact("gives up at", exact(call.until)),
+                    None => made,
+                };
                 self.add(made.text("Input", input, true));
             }
             RunEvent::Claimed { node, epoch } => {
@@ -111,6 +118,7 @@ impl Timeline {
                 attempts,
                 took_ms,
                 recorded_at,
+                degraded,
             } => {
                 let index = self.call(&call_id, || step("tool", format!("Tool {tool}"), ""));
                 self.open.remove(&call_id);
@@ -120,6 +128,7 @@ impl Timeline {
                     step.facts.push(("attempts", attempts.to_string()));
                     step.facts.extend(recorded_at.map(|at| ("recorded", exact(at))));
                     step.texts.push(Text::new("Result", content, outcome != ToolOutcome::Done));
+                    step.degrade(degraded);
                 });
             }
             other => {
@@ -143,6 +152,7 @@ impl Timeline {
             usage,
             attempts,
             took_ms,
+            degraded,
             ..
         } = event
         else {
@@ -157,7 +167,9 @@ impl Timeline {
         if let Ok(serde_json::Value::String(finish)) = serde_json::to_value(finish) {
             made = made.fact("finish", finish.replace('_', " "));
         }
-        self.add(if text.is_empty() { made } else { made.text("Message", text, true) });
+        made = if text.is_empty() { made } else { made.text("Message", text, true) };
+        made.degrade(degraded);
+        self.add(made);
         for (index, call) in tool_calls.into_iter().enumerate() {
             self.ask(step("tool", String::new(), "pending"), index, call);
         }
@@ -220,6 +232,14 @@ impl Step {
         self
     }
 
+    /// Says what stood in for whom, and why.
+    fn degrade(&mut self, degraded: Option<Degraded>) {
+        let Some(Degraded { way, reason }) = degraded else { return };
+        self.badge = "degraded";
+        self.facts.push(("stood in", way));
+        self.texts.push(Text::new("Why", reason, true));
+    }
+
     fn named(mut self, kind: &'static str, title: &str, badge: &'static str) -> Self {
         (self.kind, self.badge) = (kind, badge);
         title.clone_into(&mut self.title);
@@ -278,6 +298,7 @@ const fn outcome_word(outcome: ToolOutcome) -> &'static str {
         ToolOutcome::Invalid => "invalid",
         ToolOutcome::Unavailable => "unavailable",
         ToolOutcome::OutcomeUnknown => "outcome unknown",
+        ToolOutcome::Queued => "queued",
     }
 }
 
@@ -312,6 +333,7 @@ mod tests {
             usage: Usage::default(),
             attempts: 1,
             took_ms: 1,
+            degraded: None,
         }
     }
 
@@ -338,6 +360,7 @@ mod tests {
             attempts: 2,
             took_ms: 1200,
             recorded_at: None,
+            degraded: None,
         };
         push(&mut timeline, finished);
         assert_eq!(timeline.steps().len(), 2);
@@ -345,6 +368,34 @@ mod tests {
         assert_eq!((step.badge, step.title.as_str()), ("done", "Tool add"));
         assert_eq!(step.texts[0].text, "{\n  \"a\": 1\n}");
         assert!(step.facts.contains(&("attempts", "2".into())));
+    }
+
+    #[test]
+    fn r14_a_degraded_answer_is_shown_as_such_with_what_stood_in_and_why() {
+        let mut timeline = Timeline::default();
+        let way = Degraded { way: "model:backup".into(), reason: "model:m: down".into() };
+        let RunEvent::ModelAnswered { key, model, simulated, finish, usage, .. } = asked() else {
+            return;
+        };
+        push(
+            &mut timeline,
+            RunEvent::ModelAnswered {
+                key,
+                model,
+                simulated,
+                text: "yes".into(),
+                tool_calls: Vec::new(),
+                finish,
+                usage,
+                attempts: 1,
+                took_ms: 1,
+                degraded: Some(way),
+            },
+        );
+        let step = &timeline.steps()[0];
+        assert_eq!(step.badge, "degraded");
+        assert!(step.facts.contains(&("stood in", "model:backup".into())));
+        assert_eq!(step.texts[1].text, "model:m: down");
     }
 
     #[test]

@@ -26,6 +26,7 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("output_tokens", Type::Integer, true),
     ("model", Type::String, false),
     ("simulated", Type::Boolean, true),
+    ("degraded", Type::Integer, true),
     ("events", Type::Integer, true),
     ("epoch", Type::Integer, true),
     ("created_at", Type::Integer, true),
