@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use tokio::time::advance;
 
+use super::watch::{MINUTE, SLICE, SLICES};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
