@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use steadfast_guard::Anomaly;
 use steadfast_store::{Append, Disposition, Fence, HeadUpdate, NodeId, RunHead, StoreError};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -108,6 +109,8 @@ impl Scheduler {
     }
 
     async fn renew(&mut self) {
+        // an episode whose calls have all stopped is over, too, and nobody else would see it
+        self.shared.catalog.anomalies().for_each(Anomaly::check);
         let began = Instant::now();
         let ttl = self.shared.options.lease_ttl;
         match self.shared.store.renew(&self.node, ttl).await {

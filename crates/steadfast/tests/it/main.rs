@@ -17,4 +17,5 @@ mod http;
 mod openapi;
 mod program;
 mod report;
+mod stand_in;
 mod watch;
