@@ -20,6 +20,30 @@ pub enum Effect {
 
 /// Who goes first when not everybody can, and who is refused first when the queue fills (SCOPE R2).
 /// A higher one always goes first; the longest wait that the policy allows bounds what that costs.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+/// use steadfast_guard::{CallContext, CallError, Effect, Guard, Policy, Priority, Rejection};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let guard = Guard::new("model", Policy { concurrency: 1, queue: 1, ..Policy::default() })?;
+/// let call = |priority| {
+///     let context = CallContext::new(Effect::Read).with_priority(priority);
+///     guard.call(context, |_| async {
+///         tokio::time::sleep(Duration::from_secs(1)).await;
+///         Ok::<_, Infallible>(())
+///     })
+/// };
+/// let (running, batch, critical) =
+///     tokio::join!(call(Priority::Interactive), call(Priority::Batch), call(Priority::Critical));
+/// running?;
+/// critical?; // took the only place in the queue
+/// let Err(CallError::Rejected { reason: Rejection::Shed { .. }, .. }) = batch else { panic!() };
+/// # Ok(())
+/// # }
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -56,6 +80,22 @@ impl Priority {
 }
 
 /// What the guard is told about one call.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_guard::{CallContext, Effect, Priority};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let nightly = CallContext::new(Effect::Read)
+///     .with_deadline(Instant::now() + Duration::from_secs(20)) // the inner call is told, too
+///     .with_tenant("acme") // takes turns with other tenants of the same priority
+///     .with_priority(Priority::Batch) // refused before interactive ones when the queue fills
+///     .with_tokens(1_200);
+/// # assert_eq!(nightly.priority, Priority::Batch);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CallContext {
     /// The call must be over by then, whatever the policy would allow.

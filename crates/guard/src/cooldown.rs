@@ -8,6 +8,33 @@ use tokio::time::Instant;
 
 /// A cooldown after a rate limit. Guards of deployments that share a quota share one: a 429 that one of
 /// them meets quiets them all. The latest end that was ever told wins, in whatever order they are told.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_guard::{CallContext, Classify, Cooldown, Effect, ErrorClass, Guard, Policy};
+///
+/// #[derive(Debug, thiserror::Error)]
+/// #[error("429")]
+/// struct TooMany;
+/// impl Classify for TooMany {
+///     fn class(&self) -> ErrorClass {
+///         ErrorClass::RateLimited
+///     }
+///     fn retry_after(&self) -> Option<Duration> {
+///         Some(Duration::from_secs(300)) // longer than `retry.max_retry_after`: not slept through
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let quota = Cooldown::new();
+/// let large = Guard::with_cooldown("large", Policy::default(), quota.clone())?;
+/// let small = Guard::with_cooldown("small", Policy::default(), quota)?;
+/// large.call(CallContext::new(Effect::Read), |_| async { Err::<(), _>(TooMany) }).await.unwrap_err();
+/// assert_eq!(small.snapshot().cooldown_ms, Some(300_000));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cooldown {
     shared: Arc<Shared>,

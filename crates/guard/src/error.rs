@@ -120,6 +120,36 @@ pub trait Classify {
     }
 }
 
+/// By the error's kind: what cannot have reached the other side is [`ErrorClass::Connection`], what is not
+/// known to be harmless to repeat is [`ErrorClass::Server`].
+impl Classify for std::io::Error {
+    fn class(&self) -> ErrorClass {
+        use std::io::ErrorKind as Kind;
+        match self.kind() {
+            Kind::ConnectionRefused
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+            | Kind::AddrNotAvailable
+            | Kind::NotConnected => ErrorClass::Connection,
+            Kind::TimedOut => ErrorClass::Timeout,
+            Kind::NotFound => ErrorClass::NotFound,
+            Kind::PermissionDenied => ErrorClass::Permission,
+            Kind::AlreadyExists => ErrorClass::Conflict,
+            Kind::InvalidInput | Kind::Unsupported => ErrorClass::InvalidRequest,
+            Kind::InvalidData | Kind::UnexpectedEof => ErrorClass::Malformed,
+            Kind::ResourceBusy | Kind::WouldBlock => ErrorClass::Unavailable,
+            _ => ErrorClass::Server,
+        }
+    }
+}
+
+impl Classify for std::convert::Infallible {
+    fn class(&self) -> ErrorClass {
+        match *self {}
+    }
+}
+
 /// What the end of one attempt says about the dependency's health. Only [`Verdict::Failure`] and
 /// [`Verdict::Unknown`] speak against it and can open a breaker; only [`Verdict::Success`] speaks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,22 @@ use serde::{Deserialize, Serialize};
 use crate::{BreakerState, Counters, Latency};
 
 /// A guard at one moment.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use steadfast_guard::{CallContext, Effect, Guard, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let guard = Guard::new("search", Policy::default())?;
+/// guard.call(CallContext::new(Effect::Read), |_| async { Ok::<_, Infallible>(()) }).await?;
+/// guard.force_open();
+/// let snapshot = guard.snapshot();
+/// assert_eq!((snapshot.counters.success, snapshot.latency.count), (1, 1));
+/// assert!(guard.explain().starts_with("`search` refuses calls: the breaker is forced open"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct GuardSnapshot {
@@ -126,7 +142,11 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
         _ => format!("; {window_failures} of the last {window_calls} calls failed"),
     };
     let drill = if snapshot.drill { "; FAULTS ARE INJECTED (chaos)" } else { "" };
-    format!("`{name}` {answer}; {load}{health}{window}{drill}")
+    let retrying = match snapshot.retrying {
+        0 => String::new(),
+        calls => format!("; {calls} retrying or gone another way"),
+    };
+    format!("`{name}` {answer}; {load}{health}{window}{retrying}{drill}")
 }
 
 #[cfg(test)]

@@ -196,6 +196,48 @@ mod tests {
         }
     }
 
+    /// Every key of a policy, dotted.
+    fn keys(place: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(table) => {
+                for (key, value) in table {
+                    let dotted =
+                        if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+                    keys(&dotted, value, found);
+                }
+            }
+            _ => found.push(place.to_owned()),
+        }
+    }
+
+    #[test]
+    fn r16_every_key_of_a_policy_is_documented() {
+        let second = Some(Duration::from_secs(1));
+        let mut policy = Policy::default();
+        policy.retry.max_retries = Some(1);
+        (policy.retry.base_delay, policy.retry.max_elapsed) = (second, second);
+        policy.rate.requests_per_minute = Some(1);
+        policy.rate.tokens_per_minute = Some(1);
+        policy.breaker.window_calls = Some(1);
+        policy.breaker.slow_call = second;
+        let mut found = Vec::new();
+        keys("", &serde_json::to_value(&policy).unwrap(), &mut found);
+        let page = include_str!("../../../docs/config.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        assert!(found.len() >= 48, "{found:?}");
+        for key in found {
+            let (table, last) = key.rsplit_once('.').unwrap_or(("", &key));
+            let is_told = |row: &&str| {
+                let names = row.split('|').nth(1).unwrap_or_default();
+                let whole = names.contains(&format!("`{key}`"));
+                whole
+                    || (names.contains(&format!("`{table}."))
+                        && names.contains(&format!("`.{last}`")))
+            };
+            assert!(rows.iter().any(|row| is_told(row)), "docs/config.md does not name `{key}`");
+        }
+    }
+
     #[test]
     fn r16_a_change_names_each_key_with_both_values() {
         let old = Policy::default();

@@ -9,6 +9,28 @@ use super::check::{at_least_one, at_most_a_year, refuse};
 
 /// The limit of an attempt by how long the last ones took, instead of `attempt_timeout` (SCOPE R5). Defaults:
 /// the seed's.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+/// use steadfast_guard::{AdaptiveTimeout, CallContext, Effect, Guard, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let adaptive_timeout = AdaptiveTimeout { enabled: true, ..AdaptiveTimeout::default() };
+/// let guard = Guard::new("tool", Policy { adaptive_timeout, ..Policy::default() })?;
+/// assert_eq!(guard.snapshot().attempt_timeout_ms, 30_000); // `base`
+/// for _ in 0..5 {
+///     let call = |_| async {
+///         tokio::time::sleep(Duration::from_secs(12)).await;
+///         Ok::<_, Infallible>(())
+///     };
+///     guard.call(CallContext::new(Effect::Read), call).await?;
+/// }
+/// assert_eq!(guard.snapshot().attempt_timeout_ms, 18_000); // 1.5 times what they took
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptiveTimeout {
@@ -51,6 +73,24 @@ impl Default for AdaptiveTimeout {
 /// How many calls may be in flight, found by asking for more until it hurts: additive increase,
 /// multiplicative decrease (Chiu, Jain, 1989). By failures and not by latency, because a model's answer takes
 /// as long as it is long.
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// use std::time::Duration;
+/// use steadfast_guard::{AdaptiveConcurrency, CallContext, Effect, Guard, Policy, RetryPolicy};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let adaptive_concurrency = AdaptiveConcurrency { enabled: true, ..Default::default() };
+/// let retry = RetryPolicy::alike(0, Duration::ZERO);
+/// let guard = Guard::new("tool", Policy { adaptive_concurrency, retry, ..Policy::default() })?;
+/// assert_eq!(guard.snapshot().concurrency, 8); // `start`
+/// let overloaded = |_| async { Err::<(), _>(Error::from(ErrorKind::ResourceBusy)) };
+/// guard.call(CallContext::new(Effect::Read), overloaded).await.unwrap_err();
+/// assert_eq!(guard.snapshot().concurrency, 5); // `decrease` is what is left of it
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptiveConcurrency {

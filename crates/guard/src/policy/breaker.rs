@@ -8,6 +8,31 @@ use super::PolicyError;
 use super::check::{at_least_one, at_most_a_year, refuse};
 
 /// When the dependency is left alone (SCOPE R10).
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// use steadfast_guard::{BreakerPolicy, BreakerState, CallContext, Effect, Guard, Policy, RetryPolicy};
+/// # use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let breaker = BreakerPolicy { consecutive_failures: 2, open_jitter: 0.0, ..Default::default() };
+/// let retry = RetryPolicy::alike(0, Duration::ZERO);
+/// let guard = Guard::new("search", Policy { breaker, retry, ..Policy::default() })?;
+/// for _ in 0..2 {
+///     let down = |_| async { Err::<(), _>(Error::from(ErrorKind::ConnectionRefused)) };
+///     guard.call(CallContext::new(Effect::Read), down).await.unwrap_err();
+/// }
+/// assert_eq!(guard.snapshot().breaker, BreakerState::Open);
+/// assert!(guard.explain().contains("the breaker is open, next probe in 30s"));
+///
+/// tokio::time::sleep(Duration::from_secs(30)).await;
+/// let up = |_| async { Ok::<_, Error>("found") };
+/// guard.call(CallContext::new(Effect::Read), up).await?; // the probe
+/// assert_eq!(guard.snapshot().breaker, BreakerState::Closed);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerPolicy {

@@ -13,6 +13,23 @@ use crate::ErrorClass;
 /// They lie inside the attempt's timers and count like real ones, so they can open the breaker. Each share
 /// is from 0 to 1; an attempt meets at most one of `error`, `stall` and `cut`, so these three together are
 /// at most 1. Default: none.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use steadfast_guard::{CallContext, CallError, ChaosPolicy, Effect, Guard, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let chaos = ChaosPolicy { cut: 1.0, ..ChaosPolicy::default() };
+/// let guard = Guard::new("pay", Policy { chaos, ..Policy::default() })?;
+/// // the payment takes place and its answer is lost: what does the caller make of it?
+/// let pay = |_| async { Ok::<_, Infallible>("paid") };
+/// let error = guard.call(CallContext::new(Effect::Once), pay).await.unwrap_err();
+/// assert!(matches!(error, CallError::Injected { outcome_unknown: true, .. }));
+/// assert!(guard.explain().ends_with("FAULTS ARE INJECTED (chaos)"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChaosPolicy {

@@ -12,6 +12,27 @@ use super::check::{at_most_a_year, refuse};
 /// Only for [`Effect::Read`](crate::Effect::Read), and of a stream only up to its first item. A hedge needs
 /// a permit that is free at once, a breaker that is closed, and a place in `retry.budget`; it never waits in
 /// the queue. What the dropped one had reserved stays taken: it may have cost that.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+/// use steadfast_guard::{CallContext, Effect, Guard, HedgePolicy, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hedge = HedgePolicy { enabled: true, after: Duration::from_secs(2) };
+/// let guard = Guard::new("search", Policy { hedge, ..Policy::default() })?;
+/// let first_is_slow = |attempt: steadfast_guard::Attempt| async move {
+///     let seconds = if attempt.number == 1 { 50 } else { 1 };
+///     tokio::time::sleep(Duration::from_secs(seconds)).await;
+///     Ok::<_, Infallible>(attempt.number)
+/// };
+/// let start = tokio::time::Instant::now();
+/// let answer = guard.call(CallContext::new(Effect::Read), first_is_slow).await?;
+/// assert_eq!((answer.value, start.elapsed()), (2, Duration::from_secs(3)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HedgePolicy {

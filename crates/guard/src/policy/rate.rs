@@ -6,6 +6,23 @@ use super::PolicyError;
 use super::check::refuse;
 
 /// How much may leave a minute, as the dependency's own limits say. Local: each process counts its own.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use steadfast_guard::{CallContext, Effect, Guard, Policy, RatePolicy};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rate = RatePolicy { tokens_per_minute: Some(10_000), ..RatePolicy::default() };
+/// let guard = Guard::new("model", Policy { rate, ..Policy::default() })?;
+/// // 4 000 are reserved before the call; the answer says that it took 1 500
+/// let call = CallContext::new(Effect::Read).with_tokens(4_000);
+/// let answer = |_| async { Ok::<_, Infallible>("the answer") };
+/// guard.call_metered(call, answer, |_| Some(1_500)).await?;
+/// assert_eq!(guard.snapshot().tokens_left, Some(8_500));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RatePolicy {

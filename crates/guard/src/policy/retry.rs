@@ -9,6 +9,34 @@ use super::check::{at_most_a_year, refuse};
 use crate::ErrorClass;
 
 /// When and how a failed attempt is repeated (SCOPE R7).
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// use std::time::Duration;
+/// use steadfast_guard::{CallContext, ClassRetry, Effect, Guard, Policy, RetryPolicy};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut retry = RetryPolicy::alike(2, Duration::from_millis(100));
+/// retry.classes.timeout = ClassRetry { max_retries: Some(0), base_delay: None };
+/// # let breaker = steadfast_guard::BreakerPolicy { consecutive_failures: 9, ..Default::default() };
+/// # let policy = Policy { breaker, ..Policy::default() };
+/// let guard = Guard::new("search", Policy { retry, ..policy })?;
+/// let failing = |kind: ErrorKind| move |_| async move { Err::<(), _>(Error::from(kind)) };
+///
+/// // a write that may have taken effect is never repeated
+/// let write = CallContext::new(Effect::Once);
+/// let error = guard.call(write, failing(ErrorKind::BrokenPipe)).await.unwrap_err();
+/// assert_eq!((error.attempts(), error.class().as_str()), (1, "outcome_unknown"));
+///
+/// let call = CallContext::new(Effect::Read);
+/// let error = guard.call(call, failing(ErrorKind::ConnectionRefused)).await.unwrap_err();
+/// assert_eq!(error.attempts(), 3);
+/// let error = guard.call(call, failing(ErrorKind::TimedOut)).await.unwrap_err();
+/// assert_eq!(error.attempts(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
