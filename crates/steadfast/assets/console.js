@@ -42,9 +42,12 @@
       return;
     }
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
-    const before = old.querySelectorAll("details");
+    // By their key where they have one: rows change places.
+    const before = [...old.querySelectorAll("details")];
     fresh.querySelectorAll("details").forEach((details, index) => {
-      if (before[index]) details.open = before[index].open;
+      const { key } = details.dataset;
+      const same = key ? before.find((other) => other.dataset.key === key) : before[index];
+      if (same) details.open = same.open;
     });
     const scrolled = old.querySelector(".wide")?.scrollLeft ?? 0;
     old.replaceWith(fresh);

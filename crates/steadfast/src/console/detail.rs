@@ -7,9 +7,9 @@ use serde::Serialize;
 use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
 use steadfast_store::{RunId, Timestamp};
 
-use super::render;
 use super::time::When;
 use super::timeline::{Step, Timeline};
+use super::{Frame, render};
 use crate::server::{Problem, RunIdPath, ServerState};
 
 /// Events that are read at once.
@@ -21,8 +21,7 @@ pub(super) const EVENTS_SHOWN: u64 = 2000;
 #[derive(Template)]
 #[template(path = "run.html")]
 struct RunPage {
-    simulated: bool,
-    version: &'static str,
+    frame: Frame,
     id: String,
     live: String,
     hidden: u64,
@@ -69,8 +68,7 @@ pub(super) async fn page(
         steps.push(step_html(step)?);
     }
     let page = RunPage {
-        simulated: state.simulated,
-        version: state.version,
+        frame: Frame::of(&state),
         id: run.to_string(),
         live: format!("/console/runs/{run}/live?after={}&from={hidden}", timeline.seq()),
         hidden,

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::Html;
 
-use super::render;
+use super::{Frame, render};
 use crate::server::{Problem, ServerState};
 
 /// A code and its page, as text.
@@ -27,8 +27,7 @@ const PAGES: [Page; 20] = pages! {
 #[derive(Template)]
 #[template(path = "error.html")]
 struct ErrorPage {
-    simulated: bool,
-    version: &'static str,
+    frame: Frame,
     code: &'static str,
     paragraphs: Vec<Paragraph>,
 }
@@ -47,7 +46,7 @@ pub(super) async fn page(
     let (code, text) = found.ok_or_else(|| Problem::unknown_code(&code))?;
     // The first block is the title, which is the code.
     let paragraphs = text.split("\n\n").skip(1).map(paragraph).collect();
-    let page = ErrorPage { simulated: state.simulated, version: state.version, code, paragraphs };
+    let page = ErrorPage { frame: Frame::of(&state), code, paragraphs };
     Ok(Html(render(&page)?))
 }
 

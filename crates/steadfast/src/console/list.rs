@@ -6,8 +6,8 @@ use axum::response::Html;
 use steadfast_runtime::{RunView, Status};
 use steadfast_store::Timestamp;
 
-use super::render;
 use super::time::When;
+use super::{Frame, render};
 use crate::server::{ListQuery, Problem, QueryOf, ServerState};
 
 /// Runs counted per state at most: a list over millions of runs stays quick.
@@ -16,8 +16,7 @@ const COUNT_CAP: u64 = 1000;
 #[derive(Template)]
 #[template(path = "list.html")]
 struct ListPage {
-    simulated: bool,
-    version: &'static str,
+    frame: Frame,
     live: String,
     filter: FilterView,
     content: String,
@@ -72,8 +71,7 @@ pub(super) async fn page(
         tenant: query.tenant.clone().unwrap_or_default(),
         agents: state.runtime.catalog().agent_names(),
     };
-    let page =
-        ListPage { simulated: state.simulated, version: state.version, live, filter, content };
+    let page = ListPage { frame: Frame::of(&state), live, filter, content };
     Ok(Html(render(&page)?))
 }
 

@@ -19,6 +19,8 @@ use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 
+use steadfast_guard::Guard;
+
 use crate::server::{Problem, ServerState};
 
 /// The routes for people.
@@ -40,18 +42,37 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/console/runs/{id}/resume", post(detail::resume))
 }
 
+/// What stands around every page.
+struct Frame {
+    /// A configured model is scripted.
+    simulated: bool,
+    /// The dependencies into whose calls faults are injected.
+    drills: String,
+    version: &'static str,
+}
+
+impl Frame {
+    fn of(state: &ServerState) -> Self {
+        let guards = state.runtime.catalog().guards();
+        let drills = guards.filter(|guard| guard.policy().chaos.is_on()).map(Guard::name);
+        let drills = drills.collect::<Vec<_>>().join(", ");
+        Self { simulated: state.simulated, drills, version: state.version }
+    }
+}
+
 /// A page that says why there is no page.
 #[derive(Template)]
 #[template(path = "problem.html")]
 struct ProblemPage<'a> {
     problem: &'a Problem,
-    simulated: bool,
-    version: &'static str,
+    frame: Frame,
 }
 
 /// A problem as a page.
 pub(crate) fn problem_page(problem: &Problem) -> Response {
-    let page = ProblemPage { problem, simulated: false, version: env!("CARGO_PKG_VERSION") };
+    let frame =
+        Frame { simulated: false, drills: String::new(), version: env!("CARGO_PKG_VERSION") };
+    let page = ProblemPage { problem, frame };
     let mut response = match page.render() {
         Ok(html) => Html(html).into_response(),
         Err(_) => problem.detail.clone().into_response(),

@@ -146,6 +146,10 @@ fn r17_faults_are_injected_only_where_that_is_allowed_and_everybody_is_told() {
     let guard = json(&get(&server.address, "/api/v1/guards/model:m").body);
     assert_eq!(guard["drill"], true);
     assert!(guard["explain"].as_str().expect("a line").contains("FAULTS ARE INJECTED"));
+    for path in ["/console", "/console/guards"] {
+        let page = get(&server.address, path).body;
+        assert!(page.contains("FAULTS ARE INJECTED: model:m"), "{path}: {page}");
+    }
     let listed = run(&folder, &["guards", "--server", &format!("http://{}", server.address)]);
     assert!(text(&listed.stdout).contains("FAULTS ARE INJECTED"), "{}", text(&listed.stdout));
 
@@ -155,4 +159,30 @@ fn r17_faults_are_injected_only_where_that_is_allowed_and_everybody_is_told() {
     rewrite(&folder, &config(""));
     server.program.wait_for("policy replaced");
     assert_eq!(json(&get(&server.address, "/api/v1/guards/model:m").body)["drill"], false);
+}
+
+#[test]
+fn r10_the_page_shows_those_in_trouble_first_and_finds_them_by_name() {
+    let (_temporary, folder) = folder("");
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let names = |path: &str| {
+        let page = get(at, path).body;
+        let rows = page.split("<tr id=\"guard-").skip(1);
+        rows.map(|row| row.split('"').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("/console/guards"), ["model:m", "tool:report_progress"]);
+    assert!(get(at, "/console/guards?trouble=only").body.contains("Show all"));
+    post(at, "/api/v1/guards/tool:report_progress/open", "application/json", "{}");
+    assert_eq!(names("/console/guards"), ["tool:report_progress", "model:m"]);
+    assert_eq!(names("/console/guards?trouble=only&name="), ["tool:report_progress"]);
+    assert_eq!(names("/console/guards?name=model%3A"), ["model:m"]);
+    assert!(get(at, "/console/guards").body.contains("1 of 2 in trouble"));
+    let mut live = EventStream::open(at, "/console/guards/live?trouble=only", "");
+    let first = live.next().expect("a fragment");
+    assert!(first.data.contains("tool:report_progress") && !first.data.contains("guard-model:m"));
+    post(at, "/api/v1/guards/tool:report_progress/auto", "application/json", "{}");
+    let next = live.next().expect("another fragment");
+    assert!(next.data.contains("0 of 2 in trouble"), "{}", next.data);
+    assert_eq!(get(at, "/console/guards?wrong=1").status, 400);
 }
