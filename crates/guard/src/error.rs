@@ -186,6 +186,17 @@ pub enum TimeoutLayer {
     Idle,
 }
 
+impl std::fmt::Display for TimeoutLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Attempt => "`attempt_timeout`",
+            Self::Total => "`total_timeout` or the caller's deadline",
+            Self::FirstItem => "`first_item_timeout`",
+            Self::Idle => "`idle_timeout`",
+        })
+    }
+}
+
 /// A refusal on this side: the dependency was not called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -277,9 +288,7 @@ pub enum CallError<E> {
     },
     /// A time limit passed. The outcome of an [`Effect::Once`](crate::Effect::Once) is then unknown: see
     /// [`CallError::class`].
-    #[error(
-        "`{dependency}` did not answer within {limit:?} ({layer:?} timeout, attempt {attempts})"
-    )]
+    #[error("`{dependency}` did not answer within {limit:?} ({layer}, attempt {attempts})")]
     TimedOut {
         /// The guard's name.
         dependency: std::sync::Arc<str>,

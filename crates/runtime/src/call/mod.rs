@@ -7,8 +7,11 @@ mod tool;
 
 use std::time::Duration;
 
-use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass, Priority, Skipped};
+use steadfast_guard::{
+    CallContext, CallError, Classify, Effect, ErrorClass, Guard, Priority, Skipped,
+};
 use tokio::time::Instant;
+use tracing::{debug, warn};
 
 pub(crate) use self::model::{Answered, Unanswered, ask_model};
 pub(crate) use self::tool::{OUTCOME_UNKNOWN, ToolRequest, ToolResult, not_run, run_tool};
@@ -63,6 +66,17 @@ impl Trouble {
 impl<E: Classify + std::error::Error + 'static> From<&CallError<E>> for Trouble {
     fn from(error: &CallError<E>) -> Self {
         Self { class: error.class(), text: chain(error), attempts: error.attempts() }
+    }
+}
+
+/// Says in the log why a call has no answer, and what its guard does now. A refusal is said more quietly:
+/// there may be many, and what brought them about has been said.
+fn log_failure<E: Classify + std::error::Error + 'static>(guard: &Guard, error: &CallError<E>) {
+    let (dependency, class) = (guard.name(), error.class().as_str());
+    if matches!(error, CallError::Rejected { .. }) {
+        debug!(dependency, class, error = chain(error), "refused");
+    } else {
+        warn!(dependency, class, error = chain(error), guard = guard.explain(), "call failed");
     }
 }
 

@@ -11,7 +11,7 @@ use steadfast_providers::model::{
 };
 use tokio::time::Instant;
 
-use super::{Caller, GRACE, Trouble, chain, millis, told};
+use super::{Caller, GRACE, Trouble, chain, log_failure, millis, told};
 use crate::agent::shorten;
 use crate::catalog::{Catalog, ModelEntry};
 use crate::event::Degraded;
@@ -187,6 +187,16 @@ async fn ask_first(
 }
 
 async fn ask(
+    entry: &ModelEntry,
+    request: &ModelRequest,
+    caller: Caller<'_>,
+    deadline: Instant,
+) -> Result<Given, CallError<ModelError>> {
+    let asked = ask_guarded(entry, request, caller, deadline).await;
+    asked.inspect_err(|error| log_failure(&entry.guard, error))
+}
+
+async fn ask_guarded(
     entry: &ModelEntry,
     request: &ModelRequest,
     caller: Caller<'_>,

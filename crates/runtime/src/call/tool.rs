@@ -11,7 +11,7 @@ use steadfast_providers::tool::{Progress, ToolInvocation, ToolOutput};
 use steadfast_store::Timestamp;
 use tokio::time::Instant;
 
-use super::{Caller, GRACE, Trouble, millis, told};
+use super::{Caller, GRACE, Trouble, log_failure, millis, told};
 use crate::agent::AgentSpec;
 use crate::catalog::{Catalog, ToolEntry};
 use crate::event::{Degraded, ToolOutcome};
@@ -230,7 +230,10 @@ impl Reach<'_> {
         });
         match called.await {
             Ok(answer) => Ok(Reached { output: answer.value, attempts: answer.report.attempts }),
-            Err(error) => Err(Trouble::from(&error)),
+            Err(error) => {
+                log_failure(&self.entry.guard, &error);
+                Err(Trouble::from(&error))
+            }
         }
     }
 }
