@@ -234,7 +234,7 @@ mod tests {
                     || (names.contains(&format!("`{table}."))
                         && names.contains(&format!("`.{last}`")))
             };
-            assert!(rows.iter().any(|row| is_told(row)), "docs/config.md does not name `{key}`");
+            assert!(rows.iter().any(is_told), "docs/config.md does not name `{key}`");
         }
     }
 
