@@ -11,7 +11,7 @@ use crate::breaker::Breaker;
 use crate::cooldown::Cooldown;
 use crate::explain::{explain, millis, whole};
 use crate::gather::{Pace, read_on};
-use crate::hedge::{open_stream, try_call};
+use crate::hedge::{open_stream, unusual_call};
 use crate::run::{End, Run, enter};
 use crate::shared::Shared;
 use crate::stats::Stats;
@@ -177,29 +177,20 @@ impl Guard {
         let now = Instant::now();
         let entered = enter(&self.shared, &context, now)?;
         let mut run = Run::new(&self.shared, &context, now, entered);
+        if !run.is_plain() {
+            // apart, so that the usual way carries nothing of what this one needs
+            return Box::pin(unusual_call(run, operation, cost)).await;
+        }
         loop {
-            let mut permit = run.admit().await.map_err(|reason| run.refused(reason))?;
+            let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
             let attempt = run.start(&permit);
-            // two ways, so that the usual one carries nothing of what the other needs
-            let end = if run.is_plain() {
-                match timeout_at(attempt.deadline, operation(attempt)).await {
-                    Ok(Ok(value)) => {
-                        let tokens = cost(&value);
-                        return Ok(run.succeed(permit, value, tokens));
-                    }
-                    Ok(Err(error)) => End::Error(error),
-                    Err(_) => End::from(run.out.limit(run.limits())),
+            let end = match timeout_at(attempt.deadline, operation(attempt)).await {
+                Ok(Ok(value)) => {
+                    let tokens = cost(&value);
+                    return Ok(run.succeed(permit, value, tokens));
                 }
-            } else {
-                let (counts, ended) = Box::pin(try_call(&mut run, permit, &mut operation)).await;
-                permit = counts;
-                match ended {
-                    Ok(value) => {
-                        let tokens = cost(&value);
-                        return Ok(run.succeed(permit, value, tokens));
-                    }
-                    Err(end) => end,
-                }
+                Ok(Err(error)) => End::Error(error),
+                Err(_) => End::from(run.out.limit(run.limits())),
             };
             run.fail(permit, end).await?;
         }

@@ -28,7 +28,7 @@ struct Limit {
 impl Pace {
     pub(crate) fn new(policy: &Policy, out: &Outgoing, limits: Limits) -> Self {
         let (layer, length) = out.limit(limits);
-        let attempt = Limit { at: out.attempt.deadline, layer, length };
+        let attempt = Limit { at: out.attempt(limits).deadline, layer, length };
         let mut pace = Self { idle: policy.idle_timeout, attempt, now: attempt };
         pace.next(TimeoutLayer::FirstItem, out.started, policy.first_item_timeout);
         pace

@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use crate::admission::Permit;
 use crate::gather::{Pace, first_item};
 use crate::run::{End, Outgoing, Run};
-use crate::{Attempt, Classify};
+use crate::{Answer, Attempt, CallError, Classify};
 
 /// How a race ended: the permit of the attempt that counts, and what came of it. The run's
 /// [`Outgoing`] is that attempt's.
@@ -54,29 +54,44 @@ where
     }
 }
 
-/// Sends an attempt that may be hedged or meet an injected fault.
-pub(crate) async fn try_call<'g, T, E, Fut>(
-    run: &mut Run<'g, E>,
-    permit: Permit<'g>,
-    operation: &mut impl FnMut(Attempt) -> Fut,
-) -> Raced<'g, T, E>
+/// A call whose attempts may be hedged or meet injected faults.
+pub(crate) async fn unusual_call<T, E, Fut>(
+    mut run: Run<'_, E>,
+    mut operation: impl FnMut(Attempt) -> Fut,
+    cost: impl FnOnce(&T) -> Option<u64>,
+) -> Result<Answer<T>, CallError<E>>
 where
     Fut: Future<Output = Result<T, E>>,
     E: Classify,
 {
     let (limits, latency_for) = (run.limits(), run.policy.chaos.latency_for);
     let mut launch = |out: Outgoing| {
-        let answer = out.drill.prepare(|| operation(out.attempt));
+        let answer = out.drill.prepare(|| operation(out.attempt(limits)));
         async move {
-            match timeout_at(out.attempt.deadline, out.drill.run(answer, latency_for)).await {
+            let attempt = out.attempt(limits);
+            match timeout_at(attempt.deadline, out.drill.run(answer, latency_for)).await {
                 Ok(Ok(_)) if out.drill.cuts() => Err(End::Cut),
                 Ok(ended) => ended,
                 Err(_) => Err(End::from(out.limit(limits))),
             }
         }
     };
-    let first = launch(run.out);
-    if run.hedges { race(run, permit, first, launch).await } else { (permit, first.await) }
+    loop {
+        let permit = run.admit().await.map_err(|reason| run.refused(reason))?;
+        run.start(&permit);
+        let first = launch(run.out);
+        let (permit, ended) = match run.hedges {
+            true => race(&mut run, permit, first, &mut launch).await,
+            false => (permit, first.await),
+        };
+        match ended {
+            Ok(value) => {
+                let tokens = cost(&value);
+                return Ok(run.succeed(permit, value, tokens));
+            }
+            Err(end) => run.fail(permit, end).await?,
+        }
+    }
 }
 
 /// Sends an attempt that opens a stream, up to its first item, with a second one beside it if that is slow.
@@ -92,7 +107,7 @@ where
 {
     let (policy, limits) = (Arc::clone(&run.policy), run.limits());
     let mut launch = |out: Outgoing| {
-        let opening = out.drill.prepare(|| open(out.attempt));
+        let opening = out.drill.prepare(|| open(out.attempt(limits)));
         let pace = Pace::new(&policy, &out, limits);
         first_item(opening, out.drill, policy.chaos.latency_for, pace)
     };

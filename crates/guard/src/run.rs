@@ -44,7 +44,7 @@ impl<E> From<(TimeoutLayer, Duration)> for End<E> {
 /// An attempt that is out.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing {
-    pub(crate) attempt: Attempt,
+    number: u32,
     pub(crate) started: Instant,
     /// How long the policy gives it.
     usual: Duration,
@@ -60,6 +60,12 @@ pub(crate) struct Limits {
 }
 
 impl Outgoing {
+    /// As the operation is told.
+    pub(crate) fn attempt(&self, limits: Limits) -> Attempt {
+        let deadline = (self.started + self.usual).min(limits.deadline);
+        Attempt { number: self.number, deadline }
+    }
+
     /// Which limit the attempt's deadline is, and its length.
     pub(crate) fn limit(&self, limits: Limits) -> (TimeoutLayer, Duration) {
         if self.started + self.usual <= limits.deadline {
@@ -136,7 +142,7 @@ impl<'g, E: Classify> Run<'g, E> {
             policy,
             attempts: 0,
             out: Outgoing {
-                attempt: Attempt { number: 0, deadline },
+                number: 0,
                 started: now,
                 usual: Duration::ZERO,
                 drill: Drill::default(),
@@ -201,9 +207,9 @@ impl<'g, E: Classify> Run<'g, E> {
         let usual = permit.attempt_timeout();
         let own = self.now + usual;
         let drill = if self.is_drill { self.draw() } else { Drill::default() };
-        let attempt = Attempt { number: self.attempts, deadline: own.min(self.deadline) };
-        self.out = Outgoing { attempt, started: self.now, usual, drill };
-        attempt
+        let number = self.attempts;
+        self.out = Outgoing { number, started: self.now, usual, drill };
+        Attempt { number, deadline: own.min(self.deadline) }
     }
 
     #[cold]

@@ -113,7 +113,8 @@ impl Guard {
             let (permit, opened) = open_stream(&mut run, permit, &mut open).await;
             let end = match opened {
                 Ok((stream, first)) => {
-                    let Outgoing { attempt, started, drill, .. } = run.out;
+                    let Outgoing { started, drill, .. } = run.out;
+                    let attempt = run.out.attempt(run.limits());
                     let limit = run.out.limit(run.limits());
                     return Ok(GuardedStream {
                         shared,
