@@ -50,6 +50,10 @@ impl TryFrom<BTreeMap<String, Map<String, Value>>> for PolicyRules {
                                `tool:NAME`, `mcp:SERVER`, or `*` for every NAME";
                 return Err(RuleError { layer: layer.clone(), problem: problem.to_owned() });
             }
+            if let Some(key) = not_finite("", table) {
+                let problem = format!("`{key}` is not a number; write a finite one");
+                return Err(RuleError { layer: layer.clone(), problem });
+            }
             serde_json::from_value::<Policy>(Value::Object(table.clone()))
                 .map_err(|error| RuleError { layer: layer.clone(), problem: error.to_string() })?;
         }
@@ -98,6 +102,15 @@ impl PolicyRules {
         }
         Ok(policy)
     }
+}
+
+/// The key of a value that is `nan` or `inf`, which JSON has no way to write.
+fn not_finite(place: &str, table: &Map<String, Value>) -> Option<String> {
+    table.iter().find_map(|(key, value)| match value {
+        Value::Null => Some(format!("{place}{key}")),
+        Value::Object(below) => not_finite(&format!("{place}{key}."), below),
+        _ => None,
+    })
 }
 
 /// Sets what the layer says and leaves the rest.
@@ -194,6 +207,14 @@ mod tests {
         for words in ["`policies.\"model:m\"`", "retry.base_delay", "`default`, `model:m`"] {
             assert!(error.contains(words), "`{words}` in {error}");
         }
+    }
+
+    #[test]
+    fn r16_a_number_that_is_none_is_refused_with_its_key() {
+        let text = "[default]\nretry.budget.ratio = nan\n";
+        let tables: BTreeMap<String, Map<String, Value>> = toml::from_str(text).unwrap();
+        let error = PolicyRules::try_from(tables).unwrap_err();
+        assert!(error.problem.contains("`retry.budget.ratio` is not a number"), "{error}");
     }
 
     /// Every key of a policy, dotted.

@@ -110,6 +110,9 @@ impl FallbackRule {
         if self.queue.is_some() {
             return Err(("queue", "only a tool's call can be made later".to_owned()));
         }
+        if self.check.refusals.iter().any(|begin| begin.trim().is_empty()) {
+            return Err(("check.refusals", "one is blank, and every answer begins so".to_owned()));
+        }
         let nothing = self.to.is_empty() && self.prepared.is_empty() && !self.compact;
         if nothing && self.check == AnswerChecks::default() {
             return Err((
@@ -158,8 +161,9 @@ impl FallbackRule {
                 "the tool only reads, and nobody would see the result".to_owned(),
             ));
         }
-        if self.queue.is_some_and(|time| time.is_zero()) {
-            return Err(("queue", "it is 0: the call would never be tried again".to_owned()));
+        if self.queue.is_some_and(|time| time.is_zero() || time > LONGEST_QUEUE) {
+            let problem = "set it above 0 and to 365 days or less; the call is tried for so long";
+            return Err(("queue", problem.to_owned()));
         }
         if self.queue.is_some() && !self.prepared.is_empty() {
             let problem =
@@ -213,6 +217,9 @@ impl FallbackRule {
         Ok(())
     }
 }
+
+/// Nobody waits longer for a call: a year is a slip of the unit.
+const LONGEST_QUEUE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How much an operation does outside.
 const fn weight(effect: Effect) -> u8 {
@@ -282,6 +289,8 @@ mod tests {
         assert_eq!(model(base.clone()), "to");
         let blank = vec![prepared(&[], " ")];
         assert_eq!(model(FallbackRule { prepared: blank, ..base.clone() }), "prepared");
+        let blank = AnswerChecks { refusals: vec![" ".to_owned()], ..AnswerChecks::default() };
+        assert_eq!(model(FallbackRule { check: blank, ..base.clone() }), "check.refusals");
         let hidden = vec![prepared(&[], "all"), prepared(&["refund"], "never given")];
         assert_eq!(model(FallbackRule { prepared: hidden, ..base.clone() }), "prepared");
         let tool = |name: &str, rule: FallbackRule| rule.check_for_tool(name, &tools).err();
@@ -294,6 +303,8 @@ mod tests {
         assert_eq!(key("look", FallbackRule { compact: true, ..base.clone() }), Some("compact"));
         let zero = Some(Duration::ZERO);
         assert_eq!(key("pay", FallbackRule { queue: zero, ..base.clone() }), Some("queue"));
+        let century = Some(Duration::from_secs(100 * 366 * 86_400));
+        assert_eq!(key("pay", FallbackRule { queue: century, ..base.clone() }), Some("queue"));
         assert_eq!(key("look", FallbackRule { cached: zero, ..base.clone() }), Some("cached"));
         let both = FallbackRule { queue: minute, prepared: vec![prepared(&[], "ok")], ..base };
         assert_eq!(key("pay", both), Some("prepared"));
