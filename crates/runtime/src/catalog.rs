@@ -395,6 +395,15 @@ impl Catalog {
                 )));
             }
         }
+        let mut critical = spec.critical_tools.iter();
+        if let Some(pattern) = critical.find(|pattern| {
+            !self.tools.keys().any(|tool| {
+                spec.allows(tool) && crate::agent::names(std::slice::from_ref(pattern), tool)
+            })
+        }) {
+            let problem = format!("`{pattern}` is none of the tools that the agent may call");
+            return Err(misplaced(format!("agents.{name}.critical_tools"), problem));
+        }
         if spec.max_iterations == 0 {
             return Err(misconfigured(format!(
                 "agent `{name}`: `max_iterations` is 0; use 1 or more"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use steadfast_guard::Effect;
+use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::ModelRequest;
 use steadfast_store::{KeySettlement, StoreError, Timestamp};
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ impl Driver {
                 "agent `{agent_name}` is no longer configured (there are: {known}): add it again and \
                  resume the run"
             );
-            let event = failure(steadfast_guard::ErrorClass::NotFound, message);
+            let event = failure(ErrorClass::NotFound, message);
             self.journal.append(vec![event]).await?;
             return Ok(Driven::Settled);
         };
@@ -92,7 +92,7 @@ impl Driver {
         let run = self.journal.run();
         let Some(entry) = self.catalog.model(&agent.model).cloned() else {
             let message = format!("model `{}` is no longer configured", agent.model);
-            let event = failure(steadfast_guard::ErrorClass::NotFound, message);
+            let event = failure(ErrorClass::NotFound, message);
             return self.journal.append(vec![event]).await;
         };
         let key = model_key(run);
@@ -152,8 +152,10 @@ impl Driver {
             call::run_tool(&catalog, ToolRequest { agent, open, caller, within, made })
         });
         let results = join_all(running).await;
+        let fatal =
+            calls.iter().zip(&results).find_map(|(open, result)| fatal(agent, open, result));
         let events = calls.iter().zip(results).flat_map(|(open, result)| finished(open, result));
-        self.journal.append(events.collect()).await
+        self.journal.append(events.chain(fatal).collect()).await
     }
 
     async fn run_tool(
@@ -187,7 +189,7 @@ impl Driver {
         if result.outcome == ToolOutcome::Unavailable {
             return self.try_later(agent, &open, result, operation).await;
         }
-        self.finish(&open, result, operation).await
+        self.finish(agent, &open, result, operation).await
     }
 
     /// A change that has not taken place: put off, if it is to be made later.
@@ -206,20 +208,25 @@ impl Driver {
         }
         let entry = self.catalog.tool(agent, &open.call.name);
         let queue = entry.and_then(|entry| entry.fallback.as_ref()?.queue);
-        let Some(keep_trying) = queue else { return self.finish(open, result, operation).await };
+        let Some(keep_trying) = queue else {
+            return self.finish(agent, open, result, operation).await;
+        };
         let result = later::queue(&self.journal, open, result, now, keep_trying).await?;
-        self.finish(open, result, operation).await
+        self.finish(agent, open, result, operation).await
     }
 
     /// Appends a result, and with it what is recorded under its key.
     async fn finish(
         &mut self,
+        agent: &AgentSpec,
         open: &OpenCall,
         result: ToolResult,
         operation: Option<Operation>,
     ) -> Result<(), RuntimeError> {
         let settled = self.settlement(&result, operation)?;
-        self.append_settled(finished(open, result), settled).await
+        let fatal = fatal(agent, open, &result);
+        let events = finished(open, result).into_iter().chain(fatal).collect();
+        self.append_settled(events, settled).await
     }
 
     /// Appends events in place of a result that is to come later.
@@ -324,7 +331,7 @@ impl Driver {
     ) -> Result<(), RuntimeError> {
         let result = not_run(outcome, content.to_owned());
         let operation = self.operation(agent, open, Duration::ZERO).and_then(Result::ok);
-        self.finish(open, result, operation).await
+        self.finish(agent, open, result, operation).await
     }
 }
 
@@ -355,6 +362,23 @@ enum Entered {
     Claimed(Operation),
     /// It is not done: this is its result.
     Settled(ToolResult),
+}
+
+/// The end of the run, if nothing goes on without this result and there is none.
+fn fatal(agent: &AgentSpec, open: &OpenCall, result: &ToolResult) -> Option<RunEvent> {
+    let name = &open.call.name;
+    let class = match result.outcome {
+        ToolOutcome::Unavailable => ErrorClass::Unavailable,
+        ToolOutcome::OutcomeUnknown => ErrorClass::OutcomeUnknown,
+        ToolOutcome::Done | ToolOutcome::Failed | ToolOutcome::Invalid | ToolOutcome::Queued => {
+            return None;
+        }
+    };
+    let message = format!(
+        "the critical tool `{name}` gave no result: {}. Resume the run to go on without it",
+        result.content
+    );
+    agent.is_critical(name).then(|| failure(class, message))
 }
 
 fn finished(open: &OpenCall, result: ToolResult) -> Vec<RunEvent> {

@@ -1,16 +1,14 @@
 //! The knobs of an expensive tool's protection, their defaults, and where these come from.
 
-use std::fmt::Debug;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::PolicyError;
+use crate::policy::check::{LONGEST, refuse};
 
 /// More than this is a slip, and beyond what a fraction counts exactly.
 const AMOUNT_MAX: u64 = 1 << 50;
-/// No duration may be longer: a year is a slip of the unit.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// A shorter window holds no calls worth counting.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 
@@ -208,8 +206,4 @@ fn duration(key: &'static str, value: Duration) -> Result<(), PolicyError> {
         return Err(refuse(key, &value, "set it above 0 and to 365 days or less"));
     }
     Ok(())
-}
-
-fn refuse(key: &'static str, value: &impl Debug, problem: &'static str) -> PolicyError {
-    PolicyError { key, value: format!("{value:?}"), problem }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::PolicyError;
 
 /// No duration may be longer: a year is a slip of the unit, and would overflow a clock sooner or later.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-pub(super) fn refuse(
+pub(crate) fn refuse(
     key: &'static str,
     value: &impl std::fmt::Debug,
     problem: &'static str,
@@ -15,7 +15,7 @@ pub(super) fn refuse(
     PolicyError { key, value: format!("{value:?}"), problem }
 }
 
-pub(super) fn at_least_one<N: Default + PartialEq + std::fmt::Debug>(
+pub(crate) fn at_least_one<N: Default + PartialEq + std::fmt::Debug>(
     key: &'static str,
     value: &N,
 ) -> Result<(), PolicyError> {
@@ -29,7 +29,7 @@ pub(super) fn at_least_one<N: Default + PartialEq + std::fmt::Debug>(
     Ok(())
 }
 
-pub(super) fn at_most_a_year(key: &'static str, value: Duration) -> Result<(), PolicyError> {
+pub(crate) fn at_most_a_year(key: &'static str, value: Duration) -> Result<(), PolicyError> {
     if value > LONGEST {
         return Err(refuse(key, &value, "longer than a year; set it to 365 days or less"));
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 mod adaptive;
 mod breaker;
 mod chaos;
-mod check;
+pub(crate) mod check;
 mod hedge;
 mod rate;
 mod retry;

@@ -19,6 +19,11 @@ pub struct AgentSpec {
     /// The tools it may call, by name; `server__*` means every tool of an MCP server.
     #[serde(default)]
     pub tools: Vec<String>,
+    /// Those of them without which nothing goes on: if a call has no result in time, or no result at all,
+    /// the run fails and can be resumed (SCOPE R4). A call of any other tool is then skipped: the model is
+    /// told, and goes on.
+    #[serde(default)]
+    pub critical_tools: Vec<String>,
     /// Model answers after which a run stops. Default 100.
     #[serde(default = "default_max_iterations")]
     pub max_iterations: u32,
@@ -57,6 +62,7 @@ impl AgentSpec {
             instructions: String::new(),
             model: model.into(),
             tools: Vec::new(),
+            critical_tools: Vec::new(),
             max_iterations: default_max_iterations(),
             turn_timeout: default_turn_timeout(),
             total_timeout: default_total_timeout(),
@@ -68,9 +74,20 @@ impl AgentSpec {
     /// Whether the agent may call a tool.
     #[must_use]
     pub fn allows(&self, tool: &str) -> bool {
-        self.tools.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => tool.starts_with(prefix),
-            None => pattern == tool,
-        })
+        names(&self.tools, tool)
     }
+
+    /// Whether nothing goes on without a result of a tool.
+    #[must_use]
+    pub fn is_critical(&self, tool: &str) -> bool {
+        names(&self.critical_tools, tool)
+    }
+}
+
+/// Whether a tool is among these names and patterns.
+pub(crate) fn names(patterns: &[String], tool: &str) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => tool.starts_with(prefix),
+        None => pattern == tool,
+    })
 }

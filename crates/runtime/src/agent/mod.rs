@@ -7,6 +7,7 @@ mod history;
 mod shorten;
 
 pub(crate) use decide::{Decision, decide, failure, model_key};
+pub(crate) use definition::names;
 pub use definition::{AgentSpec, DEFAULT_MAX_ITERATIONS};
 pub(crate) use history::unique_call_ids;
 pub use history::valid_history;

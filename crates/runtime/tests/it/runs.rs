@@ -67,6 +67,34 @@ async fn r9_a_schema_violation_goes_back_to_the_model_and_the_tool_is_not_run() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn r4_without_a_critical_tool_the_run_fails_and_without_an_optional_one_it_goes_on() {
+    for effect in [Effect::Read, Effect::Idempotent, Effect::Once] {
+        for critical in [true, false] {
+            let store = Arc::new(MemoryStore::new());
+            let call = Says::Calls(vec![("count", "{}"), ("other", "{}")]);
+            let model = ScriptedModel::new(vec![call, Says::Text("went on")]);
+            let (tool, other) =
+                (CountingTool::new("count", effect), CountingTool::new("other", effect));
+            tool.breaks(ErrorClass::Timeout);
+            let adjust = |spec: &mut AgentSpec| {
+                spec.critical_tools = if critical { vec!["cou*".to_owned()] } else { vec![] };
+            };
+            let runtime = start(&store, &model, &[&tool, &other], adjust).await;
+            let (view, _) = finished(&runtime).await;
+            if critical {
+                assert_eq!(view.state, "failed", "{effect:?}");
+                let told = view.ending.expect("told");
+                assert!(told.contains("critical tool `count`"), "{told}");
+                let by = "ada".to_owned();
+                runtime.resume(ResumeRun { run: view.id, by }).await.expect("resumes");
+            }
+            let view = runtime.wait(view.id).await.expect("ends");
+            assert_eq!((view.state.as_str(), other.count()), ("succeeded", 1), "{effect:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn g2_a_run_stops_at_the_iteration_limit_exactly() {
     let store = Arc::new(MemoryStore::new());
     let call = || Says::Calls(vec![("count", "{}")]);

@@ -165,6 +165,9 @@ pub(crate) struct AgentSection {
     /// The tools it may call; `server__*` means all of an MCP server.
     #[serde(default)]
     pub(crate) tools: Vec<String>,
+    /// Those of them without which nothing goes on. Default: none.
+    #[serde(default)]
+    pub(crate) critical_tools: Vec<String>,
     /// Model answers after which a run stops. Default 100.
     pub(crate) max_iterations: Option<u32>,
     /// Time in which a run is executed; waiting does not count. Default `30m`.
@@ -186,6 +189,7 @@ impl AgentSection {
         AgentSpec {
             instructions,
             tools: self.tools.clone(),
+            critical_tools: self.critical_tools.clone(),
             max_iterations: self.max_iterations.unwrap_or(defaults.max_iterations),
             turn_timeout: self.turn_timeout.unwrap_or(defaults.turn_timeout),
             total_timeout: self.total_timeout.unwrap_or(defaults.total_timeout),
