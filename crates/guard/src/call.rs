@@ -9,10 +9,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::admission::{Admission, Withdrawal};
 use crate::breaker::Breaker;
 use crate::cooldown::Cooldown;
+use crate::ending::End;
 use crate::explain::{explain, millis, whole};
 use crate::gather::{Pace, read_on};
 use crate::hedge::{open_stream, unusual_call};
-use crate::run::{End, Run, enter};
+use crate::run::{Run, enter};
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::run::End;
+use crate::ending::End;
 use crate::{ChaosPolicy, ErrorClass};
 
 /// What is done to one attempt.

@@ -8,7 +8,8 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::drill::Drill;
-use crate::run::{End, Limits, Outgoing};
+use crate::ending::End;
+use crate::run::{Limits, Outgoing};
 use crate::{Policy, TimeoutLayer};
 
 /// The limit that holds now, and the attempt's own, which always holds.

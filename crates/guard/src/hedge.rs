@@ -9,8 +9,9 @@ use futures_util::future::{Either, select};
 use tokio::time::timeout_at;
 
 use crate::admission::Permit;
+use crate::ending::End;
 use crate::gather::{Pace, first_item};
-use crate::run::{End, Outgoing, Run};
+use crate::run::{Outgoing, Run};
 use crate::{Answer, Attempt, CallError, Classify};
 
 /// How a race ended: the permit of the attempt that counts, and what came of it. The run's

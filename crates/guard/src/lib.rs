@@ -20,6 +20,7 @@ mod call;
 mod context;
 mod cooldown;
 mod drill;
+mod ending;
 mod error;
 mod expense;
 mod explain;

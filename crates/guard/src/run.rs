@@ -7,39 +7,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::admission::{Ask, Cost, Permit, Settlement, Waiting, Withdrawal};
 use crate::drill::Drill;
+use crate::ending::End;
 use crate::retry::{Decision, Ended};
 use crate::shared::Shared;
 use crate::{
-    Answer, Attempt, CallContext, CallError, CallReport, Classify, Effect, ErrorClass, Policy,
-    Rejection, TimeoutLayer, Verdict,
+    Answer, Attempt, CallContext, CallError, CallReport, Classify, Effect, Policy, Rejection,
+    TimeoutLayer, Verdict,
 };
-
-/// How an attempt ended without an answer.
-pub(crate) enum End<E> {
-    Error(E),
-    TimedOut(TimeoutLayer, Duration),
-    Cut,
-    /// The policy's `chaos` did it.
-    Injected(ErrorClass),
-}
-
-impl<E: Classify> End<E> {
-    /// The class of the end, and how long the dependency asked to wait.
-    pub(crate) fn said(&self) -> (ErrorClass, Option<Duration>) {
-        match self {
-            Self::Error(error) => (error.class(), error.retry_after()),
-            Self::TimedOut(..) => (ErrorClass::Timeout, None),
-            Self::Cut => (ErrorClass::Malformed, None),
-            Self::Injected(class) => (*class, None),
-        }
-    }
-}
-
-impl<E> From<(TimeoutLayer, Duration)> for End<E> {
-    fn from((layer, length): (TimeoutLayer, Duration)) -> Self {
-        Self::TimedOut(layer, length)
-    }
-}
 
 /// An attempt that is out.
 #[derive(Clone, Copy)]

@@ -11,9 +11,10 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::admission::{Cost, Permit, Settlement};
+use crate::ending::End;
 use crate::hedge::open_stream;
 use crate::retry::Ended;
-use crate::run::{End, Outgoing, Run, enter};
+use crate::run::{Outgoing, Run, enter};
 use crate::shared::Shared;
 use crate::{Attempt, CallContext, CallError, Classify, Effect, Guard, TimeoutLayer, Verdict};
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -14,57 +13,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::checkpoint::CheckpointPolicy;
 use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::run::Run;
 use crate::scheduler::Scheduler;
+use crate::shared::{RuntimeOptions, Shared};
 use crate::stored;
 use crate::view::{EventView, RunList, RunView};
 use crate::watch::{Notices, Watch};
-
-/// How a runtime executes runs.
-#[derive(Clone, Debug)]
-pub struct RuntimeOptions {
-    /// Runs executed at once. Default 10 (SCOPE C5).
-    pub concurrency: usize,
-    /// Life of the node's lease; a dead node's runs are taken over after it. Default 15 s.
-    pub lease_ttl: Duration,
-    /// How long shutting down waits for steps under way. Default 30 s.
-    pub drain_timeout: Duration,
-    /// When runs are checkpointed.
-    pub checkpoints: CheckpointPolicy,
-}
-
-impl Default for RuntimeOptions {
-    fn default() -> Self {
-        Self {
-            concurrency: 10,
-            lease_ttl: Duration::from_secs(15),
-            drain_timeout: Duration::from_secs(30),
-            checkpoints: CheckpointPolicy::default(),
-        }
-    }
-}
-
-/// What the parts of a runtime share.
-pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) catalog: Arc<Catalog>,
-    pub(crate) options: RuntimeOptions,
-    pub(crate) notices: Notices,
-    pub(crate) operations: Arc<Operations>,
-    /// Rung when a run may be ready to be claimed.
-    pub(crate) doorbell: Notify,
-    /// The claims (run, epoch) that this node executes, each with what stops it at once.
-    pub(crate) driven: Mutex<BTreeMap<(RunId, u64), CancellationToken>>,
-    /// Cancelled when the node drains.
-    pub(crate) drain: CancellationToken,
-    /// Cancelled when the drain's time is up.
-    pub(crate) halt: CancellationToken,
-}
 
 /// Executes runs on a store. Cheap to clone; clones are the same runtime.
 #[derive(Clone)]
@@ -116,7 +74,7 @@ impl Runtime {
         if self.shared.drain.is_cancelled() {
             return Err(RuntimeError::ShuttingDown);
         }
-        commands::submit(self, command).await
+        commands::submit(&self.shared, command).await
     }
 
     /// Ends a run for good. Once it has returned, no step of it begins any more.
@@ -124,7 +82,7 @@ impl Runtime {
     /// # Errors
     /// No such run, it is over already, or the store failed.
     pub async fn cancel(&self, command: CancelRun) -> Result<(), RuntimeError> {
-        commands::cancel(self, command).await
+        commands::cancel(&self.shared, command).await
     }
 
     /// Lets a run go on that had failed, or wakes one that waits.
@@ -132,7 +90,7 @@ impl Runtime {
     /// # Errors
     /// No such run, its state does not allow it, or the store failed.
     pub async fn resume(&self, command: ResumeRun) -> Result<(), RuntimeError> {
-        commands::resume(self, command).await
+        commands::resume(&self.shared, command).await
     }
 
     /// A run as lists show it.
@@ -298,18 +256,6 @@ impl Runtime {
         self.shared.halt.cancel();
         if let Some(task) = self.scheduler.lock().take() {
             task.abort();
-        }
-    }
-
-    pub(crate) fn announce(&self, run: RunId, seq: u64) {
-        self.shared.notices.publish(run, seq);
-        self.shared.doorbell.notify_one();
-    }
-
-    /// Drops what this node does for a run, if it does anything.
-    pub(crate) fn interrupt(&self, run: RunId) {
-        for token in self.shared.driven.lock().range((run, 0)..=(run, u64::MAX)) {
-            token.1.cancel();
         }
     }
 }

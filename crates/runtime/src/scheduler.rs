@@ -19,7 +19,7 @@ use crate::driver::Driver;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
-use crate::runtime::Shared;
+use crate::shared::Shared;
 use crate::state::Status;
 use crate::stored;
 

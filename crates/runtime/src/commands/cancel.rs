@@ -5,7 +5,7 @@ use steadfast_store::RunId;
 use super::seize;
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
-use crate::runtime::Runtime;
+use crate::shared::Shared;
 
 /// Asks to end a run.
 #[derive(Clone, Debug)]
@@ -21,11 +21,11 @@ pub struct CancelRun {
 /// Ends a run. Once it has returned, no step of the run begins any more: the log is closed to its
 /// owner, and if that is this node, the call under way is dropped, which ends its child processes. A
 /// call that had left may still take effect outside.
-pub(crate) async fn cancel(runtime: &Runtime, command: CancelRun) -> Result<(), RuntimeError> {
+pub(crate) async fn cancel(shared: &Shared, command: CancelRun) -> Result<(), RuntimeError> {
     let CancelRun { run, by, reason } = command;
     let event = RunEvent::Cancelled { by, reason };
-    let folded = seize(runtime.store(), run, "cancel", event).await?;
-    runtime.interrupt(run);
-    runtime.announce(run, folded.seq);
+    let folded = seize(&shared.store, run, "cancel", event).await?;
+    shared.interrupt(run);
+    shared.announce(run, folded.seq);
     Ok(())
 }

@@ -6,7 +6,7 @@ use steadfast_store::RunId;
 use super::seize;
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
-use crate::runtime::Runtime;
+use crate::shared::Shared;
 
 /// Asks a run to go on.
 #[derive(Clone, Debug)]
@@ -18,9 +18,9 @@ pub struct ResumeRun {
 }
 
 /// Puts a failed or waiting run back into the queue.
-pub(crate) async fn resume(runtime: &Runtime, command: ResumeRun) -> Result<(), RuntimeError> {
+pub(crate) async fn resume(shared: &Shared, command: ResumeRun) -> Result<(), RuntimeError> {
     let ResumeRun { run, by } = command;
-    let folded = seize(runtime.store(), run, "resume", RunEvent::Resumed { by }).await?;
-    runtime.announce(run, folded.seq);
+    let folded = seize(&shared.store, run, "resume", RunEvent::Resumed { by }).await?;
+    shared.announce(run, folded.seq);
     Ok(())
 }

@@ -5,7 +5,7 @@ use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunHead, RunId, 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
 use crate::journal::{first_summary, unwritable};
-use crate::runtime::Runtime;
+use crate::shared::Shared;
 use crate::state::Status;
 use crate::stored;
 use crate::view::RunView;
@@ -78,11 +78,8 @@ pub struct Submitted {
 
 /// Accepts a run. Once it has returned, the run is on disk and will be executed, whatever happens to
 /// this process.
-pub(crate) async fn submit(
-    runtime: &Runtime,
-    command: SubmitRun,
-) -> Result<Submitted, RuntimeError> {
-    let catalog = runtime.catalog();
+pub(crate) async fn submit(shared: &Shared, command: SubmitRun) -> Result<Submitted, RuntimeError> {
+    let catalog = &shared.catalog;
     if catalog.agent(&command.agent).is_none() {
         let (name, known) = (command.agent, catalog.agent_names());
         return Err(RuntimeError::UnknownAgent { name, known });
@@ -90,13 +87,13 @@ pub(crate) async fn submit(
     command.check()?;
     let SubmitRun { agent, input, tenant, priority, key } = command;
     let (head, new) = create(
-        runtime.store().as_ref(),
+        shared.store.as_ref(),
         RunEvent::Submitted { agent, input, call: None },
         Labels { tenant, priority, key },
     )
     .await?;
     if new {
-        runtime.announce(head.id, head.head_seq);
+        shared.announce(head.id, head.head_seq);
     }
     Ok(Submitted { run: RunView::from_head(&head), new })
 }
