@@ -1,9 +1,11 @@
 //! What a runtime can run and use: agents, models, tools, each dependency with its guard.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 use steadfast_guard::{Alert, Anomaly, Cooldown, Effect, Guard, Policy};
 use steadfast_providers::arguments::Arguments;
@@ -11,6 +13,7 @@ use steadfast_providers::model::{Model, ToolDefinition};
 use steadfast_providers::tool::Tool;
 
 use crate::agent::AgentSpec;
+use crate::code::{Code, RunContext, StepError};
 use crate::error::RuntimeError;
 use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
@@ -20,6 +23,7 @@ use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
 /// Agents, models and tools by name. Fixed once built.
 pub struct Catalog {
     agents: BTreeMap<String, Arc<AgentSpec>>,
+    code: BTreeMap<String, Code>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, ToolEntry>,
     guards: BTreeMap<String, Guarded>,
@@ -61,6 +65,8 @@ pub(crate) struct ToolEntry {
 #[derive(Default)]
 pub struct CatalogBuilder {
     agents: BTreeMap<String, AgentSpec>,
+    code: BTreeMap<String, Code>,
+    dependencies: Vec<String>,
     models: Vec<(String, Arc<dyn Model>, bool)>,
     tools: Vec<Arc<dyn Tool>>,
     policies: PolicyRules,
@@ -76,6 +82,26 @@ impl CatalogBuilder {
     #[must_use]
     pub fn agent(mut self, name: impl Into<String>, spec: AgentSpec) -> Self {
         self.agents.insert(name.into(), spec);
+        self
+    }
+
+    /// Adds code that runs can be of, submitted under this name like an agent.
+    #[must_use]
+    pub fn code<F, Fut, T>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        F: Fn(RunContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, StepError>> + Send + 'static,
+        T: Serialize,
+    {
+        self.code.insert(name.into(), crate::code::code(function));
+        self
+    }
+
+    /// Adds a dependency that steps of code call, under its own guard. Its policy is that of the rules for
+    /// this name, as for any other.
+    #[must_use]
+    pub fn dependency(mut self, name: impl Into<String>) -> Self {
+        self.dependencies.push(name.into());
         self
     }
 
@@ -145,6 +171,7 @@ impl CatalogBuilder {
     pub fn build(mut self) -> Result<Catalog, RuntimeError> {
         let mut catalog = Catalog {
             agents: BTreeMap::new(),
+            code: std::mem::take(&mut self.code),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
             guards: BTreeMap::new(),
@@ -153,8 +180,15 @@ impl CatalogBuilder {
         for tool in std::mem::take(&mut self.tools) {
             self.add_tool(&mut catalog, tool)?;
         }
+        for name in &self.dependencies {
+            catalog.add_guard(name, Policy::default(), Cooldown::new(), &self.policies)?;
+        }
         self.check_rules(&catalog)?;
         for (name, spec) in self.agents {
+            if catalog.code.contains_key(&name) {
+                let problem = format!("an agent and a run's code are both called `{name}`");
+                return Err(misconfigured(problem));
+            }
             catalog.check_agent(&name, &spec)?;
             catalog.agents.insert(name, Arc::new(spec));
         }
@@ -314,7 +348,7 @@ impl Catalog {
     /// The agents' names, sorted.
     #[must_use]
     pub fn agent_names(&self) -> Vec<String> {
-        self.agents.keys().cloned().collect()
+        self.agents.keys().chain(self.code.keys()).cloned().collect()
     }
 
     /// The agents with their names, sorted by name.
@@ -410,6 +444,15 @@ impl Catalog {
             )));
         }
         Ok(())
+    }
+
+    /// Whether a run can be submitted under a name.
+    pub(crate) fn executes(&self, name: &str) -> bool {
+        self.agents.contains_key(name) || self.code.contains_key(name)
+    }
+
+    pub(crate) fn code(&self, name: &str) -> Option<&Code> {
+        self.code.get(name)
     }
 
     pub(crate) fn agent(&self, name: &str) -> Option<Arc<AgentSpec>> {

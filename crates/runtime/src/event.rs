@@ -5,10 +5,13 @@
 //! branch to `stored.rs`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::{FinishReason, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
+
+use crate::code::StepFailure;
 
 /// The version of the stored form that this code writes.
 pub const EVENT_VERSION: u16 = 1;
@@ -94,6 +97,30 @@ pub enum RunEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         degraded: Option<Degraded>,
     },
+    /// A step of a run that is code, and that changes something, is about to be done.
+    StepStarted {
+        /// Its name.
+        step: String,
+        /// What it does outside.
+        effect: Effect,
+        /// Whether it undoes another one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undoes: bool,
+    },
+    /// A step of a run that is code is done, or failed for good.
+    StepFinished {
+        /// Its name.
+        step: String,
+        /// What it returned, unless it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Value>,
+        /// How it failed, if it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<StepFailure>,
+        /// Whether it undoes another one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undoes: bool,
+    },
     /// A tool reported where the run stands.
     Progressed {
         /// Where it stands.
@@ -137,12 +164,14 @@ pub enum RunEvent {
 
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 11] = [
+    pub const KINDS: [&str; 13] = [
         "submitted",
         "claimed",
         "model_answered",
         "tool_started",
         "tool_finished",
+        "step_started",
+        "step_finished",
         "progressed",
         "parked",
         "resumed",
@@ -160,6 +189,8 @@ impl RunEvent {
             Self::ModelAnswered { .. } => "model_answered",
             Self::ToolStarted { .. } => "tool_started",
             Self::ToolFinished { .. } => "tool_finished",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepFinished { .. } => "step_finished",
             Self::Progressed { .. } => "progressed",
             Self::Parked { .. } => "parked",
             Self::Resumed { .. } => "resumed",
@@ -218,6 +249,8 @@ pub enum ToolOutcome {
 pub enum WaitReason {
     /// A dependency asked for quiet, or its breaker is open.
     Cooldown,
+    /// A time.
+    Timer,
 }
 
 /// Why a run stopped without reaching its end.

@@ -283,7 +283,9 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Failed { .. } => true,
         RunEvent::ModelAnswered { .. }
         | RunEvent::ToolStarted { .. }
-        | RunEvent::ToolFinished { .. } => false,
+        | RunEvent::ToolFinished { .. }
+        | RunEvent::StepStarted { .. }
+        | RunEvent::StepFinished { .. } => false,
     }
 }
 

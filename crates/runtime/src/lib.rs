@@ -18,6 +18,7 @@ pub mod agent;
 mod call;
 mod catalog;
 mod checkpoint;
+pub mod code;
 mod commands;
 mod driver;
 mod error;

@@ -11,6 +11,7 @@ use steadfast_providers::model::{FinishReason, Message, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
+use crate::code::Steps;
 use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome};
 use crate::state::{IllegalTransition, Status};
 
@@ -59,6 +60,9 @@ pub struct Run {
     /// Answers and results that something else stood in for.
     #[serde(default)]
     pub degraded: u32,
+    /// The steps of a run that is code.
+    #[serde(default)]
+    pub steps: Steps,
     /// The one call that the run makes, if it was queued by another run.
     #[serde(default)]
     pub queued: Option<QueuedRun>,
@@ -201,6 +205,7 @@ impl Run {
             ending: None,
             calls: BTreeMap::new(),
             degraded: 0,
+            steps: Steps::default(),
             queued: call.clone().map(|call| QueuedRun { call, result: None }),
         };
         run.open_queued();
@@ -266,24 +271,13 @@ impl Run {
                 let open = self.open_call(seq, &call_id)?;
                 open.state = CallState::Started { effect };
             }
-            RunEvent::ToolFinished {
-                call_id, tool, outcome, content, attempts, degraded, ..
-            } => {
-                self.open_call(seq, &call_id)?;
-                self.open_calls.retain(|open| open.call.id != call_id);
-                self.degraded += u32::from(degraded.is_some());
-                if attempts > 0 && degraded.is_none() {
-                    *self.calls.entry(tool.clone()).or_default() += 1;
-                }
-                if let Some(queued) = &mut self.queued {
-                    queued.result = Some((outcome, content.clone()));
-                }
-                self.messages.push(Message::Tool {
-                    call_id,
-                    name: tool,
-                    content: cut_middle(&content, TOOL_CONTENT_BYTES_MAX),
-                    is_error: !matches!(outcome, ToolOutcome::Done | ToolOutcome::Queued),
-                });
+            finished @ RunEvent::ToolFinished { .. } => self.tool_finished(seq, finished)?,
+            RunEvent::StepStarted { step, effect, undoes } => {
+                self.steps.started(step, effect, undoes);
+            }
+            RunEvent::StepFinished { step, output, failure, undoes } => {
+                let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
+                self.steps.finished(step, result, undoes);
             }
             RunEvent::Progressed { progress } => self.progress = Some(progress),
             RunEvent::Resumed { .. } => self.reopen(),
@@ -307,6 +301,30 @@ impl Run {
         Ok(())
     }
 
+    fn tool_finished(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
+        let RunEvent::ToolFinished { call_id, tool, outcome, content, attempts, degraded, .. } =
+            event
+        else {
+            return Ok(());
+        };
+        self.open_call(seq, &call_id)?;
+        self.open_calls.retain(|open| open.call.id != call_id);
+        self.degraded += u32::from(degraded.is_some());
+        if attempts > 0 && degraded.is_none() {
+            *self.calls.entry(tool.clone()).or_default() += 1;
+        }
+        if let Some(queued) = &mut self.queued {
+            queued.result = Some((outcome, content.clone()));
+        }
+        self.messages.push(Message::Tool {
+            call_id,
+            name: tool,
+            content: cut_middle(&content, TOOL_CONTENT_BYTES_MAX),
+            is_error: !matches!(outcome, ToolOutcome::Done | ToolOutcome::Queued),
+        });
+        Ok(())
+    }
+
     fn answered(&mut self, seq: u64, text: String, tool_calls: Vec<ToolCall>) {
         self.iterations += 1;
         for (index, call) in tool_calls.iter().enumerate() {
@@ -319,7 +337,10 @@ impl Run {
     /// A run that failed on its closing answer (refused, cut) is asked again: the answer leaves the
     /// conversation and stays in the log.
     fn reopen(&mut self) {
-        self.ending = None;
+        // Waking a run that waits is no second try.
+        if self.ending.take().is_some() {
+            self.steps.reopen();
+        }
         if self.queued.is_some() {
             return self.open_queued();
         }
@@ -333,6 +354,7 @@ impl Run {
     }
 
     fn interrupt(&mut self) {
+        self.steps.interrupt();
         for open in &mut self.open_calls {
             if let CallState::Started { effect } = open.state {
                 open.state = CallState::Interrupted { effect };

@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::call::chain;
-use crate::driver::Driver;
+use crate::code;
+use crate::driver::{Driven, Driver};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
@@ -165,12 +166,20 @@ async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: Can
         let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
         journal.append(vec![claimed]).await?;
         let clock = Arc::clone(&shared.store);
+        let now = Box::new(move || clock.now());
+        if let Some(code) = shared.catalog.code(&head.agent) {
+            let (catalog, drain) = (Arc::clone(&shared.catalog), shared.drain.clone());
+            return match code::drive(code, journal, catalog, now, drain).await? {
+                code::Ended::Settled => Ok(Driven::Settled),
+                code::Ended::Drained => Ok(Driven::Drained),
+            };
+        }
         let driver = Driver {
             catalog: Arc::clone(&shared.catalog),
             journal,
             operations: Arc::clone(&shared.operations),
             drain: shared.drain.clone(),
-            now: Box::new(move || clock.now()),
+            now,
         };
         driver.drive().await
     };

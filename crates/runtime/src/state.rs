@@ -87,6 +87,8 @@ impl Status {
                 E::ModelAnswered { .. }
                 | E::ToolStarted { .. }
                 | E::ToolFinished { .. }
+                | E::StepStarted { .. }
+                | E::StepFinished { .. }
                 | E::Progressed { .. },
             ) => Ok(Self::Running),
             (Self::Running, E::Parked { .. }) => Ok(Self::Waiting),
@@ -159,6 +161,12 @@ mod tests {
                 took_ms: 0,
                 degraded: None,
             },
+            RunEvent::StepStarted {
+                step: text(),
+                effect: steadfast_guard::Effect::Once,
+                undoes: false,
+            },
+            RunEvent::StepFinished { step: text(), output: None, failure: None, undoes: false },
             RunEvent::Progressed { progress: Progress { step: 1, total: 2, description: text() } },
             RunEvent::Parked { reason: WaitReason::Cooldown, wake_at: None, detail: text() },
             RunEvent::Resumed { by: text() },

@@ -80,7 +80,7 @@ pub struct Submitted {
 /// this process.
 pub(crate) async fn submit(shared: &Shared, command: SubmitRun) -> Result<Submitted, RuntimeError> {
     let catalog = &shared.catalog;
-    if catalog.agent(&command.agent).is_none() {
+    if !catalog.executes(&command.agent) {
         let (name, known) = (command.agent, catalog.agent_names());
         return Err(RuntimeError::UnknownAgent { name, known });
     }

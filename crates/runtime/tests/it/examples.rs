@@ -55,3 +55,20 @@ fn r18_seed_001_prints_the_outcomes_of_the_seed() {
         time 2: cached true, success true\n";
     assert_eq!(output_of("seed-001"), expected);
 }
+
+#[test]
+fn r12_an_order_whose_payment_times_out_is_undone_and_then_made() {
+    let expected = "order:\n  \
+        reserve: 3 of tea\n  \
+        charge: the payment is asked\n  \
+        undo charge: refunded, if anything was charged under this key\n  \
+        undo reserve: 3 of tea given back\n\
+        failed: step `charge`: it did not end within 200ms; undo charge: done; undo reserve: done\n\
+        the payment answers again; resumed:\n  \
+        reserve: 3 of tea\n  \
+        charge: the payment is asked\n  \
+        charge: 42.00 charged\n  \
+        ship: 3 of tea\n\
+        succeeded: \"parcel-tea, 4200 cents\"\n";
+    assert_eq!(output_of("order-saga"), expected);
+}

@@ -7,6 +7,7 @@
     reason = "a test ends where something is not as said"
 )]
 
+mod code;
 mod examples;
 mod once;
 mod runs;

@@ -97,6 +97,11 @@ pub(super) fn event(view: &EventView) -> String {
             let degraded = stood_in(degraded.as_ref());
             format!("{tool}: {outcome:?}: {} [{took_ms} ms]{degraded}", first_line(content))
         }
+        RunEvent::StepStarted { step, effect, .. } => format!("step {step} begins ({effect:?})"),
+        RunEvent::StepFinished { step, failure: Some(failure), .. } => {
+            format!("step {step} failed ({}): {}", failure.class.as_str(), failure.message)
+        }
+        RunEvent::StepFinished { step, .. } => format!("step {step} done"),
         RunEvent::Progressed { progress } => {
             format!("step {}/{}: {}", progress.step, progress.total, progress.description)
         }

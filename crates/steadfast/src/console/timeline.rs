@@ -262,6 +262,24 @@ fn plain(event: RunEvent, step: Step) -> Step {
                 format!("{} of {}: {}", progress.step, progress.total, progress.description);
             step.named("progressed", &title, "progress")
         }
+        RunEvent::StepStarted { step: name, effect, .. } => {
+            let effect = format!("{effect:?}").to_lowercase();
+            step.named("step", &format!("Step {name}"), "under way").fact("effect", effect)
+        }
+        RunEvent::StepFinished { step: name, output, failure, .. } => {
+            let title = format!("Step {name}");
+            match failure {
+                Some(failure) => step
+                    .named("failed", &title, "failed")
+                    .fact("class", failure.class.as_str().to_owned())
+                    .text("What happened", failure.message, true),
+                None => {
+                    let output =
+                        output.map_or_else(String::new, |output| pretty(&output.to_string()));
+                    step.named("step", &title, "done").text("Result", output, false)
+                }
+            }
+        }
         RunEvent::Parked { wake_at, detail, .. } => {
             let step = step.named("parked", "Put aside", "waiting").text("Why", detail, true);
             match wake_at {

@@ -1,0 +1,298 @@
+//! One step: described, done once, remembered.
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass};
+use tokio::time::{Instant, timeout_at};
+
+use super::board::Board;
+use super::record::{StepFailure, StepState};
+use crate::call::chain;
+use crate::event::RunEvent;
+
+/// What a step's operation is told.
+#[derive(Clone, Debug)]
+pub struct StepCall {
+    /// The same for every attempt, before and after a crash: hand it to what is called.
+    pub key: String,
+    /// The attempt is cut off at this time.
+    pub deadline: Instant,
+    /// 1 for the first attempt since the step was last begun.
+    pub attempt: u32,
+}
+
+/// Why a step has no result, or why the run's code gives up. With `?` it ends the run as failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepError {
+    /// The step, if it was one.
+    pub step: Option<String>,
+    /// What kind of error.
+    pub class: ErrorClass,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl StepError {
+    /// The code itself gives up.
+    #[must_use]
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { step: None, class: ErrorClass::InvalidRequest, message: message.into() }
+    }
+
+    fn of(step: &str, failure: StepFailure) -> Self {
+        let StepFailure { class, message } = failure;
+        Self { step: Some(step.to_owned()), class, message }
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.step {
+            Some(step) => write!(f, "step `{step}`: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for StepError {}
+
+impl Classify for StepError {
+    fn class(&self) -> ErrorClass {
+        self.class
+    }
+}
+
+/// A step that is being described; [`Step::call`] does it.
+#[derive(Clone)]
+#[must_use = "a step does nothing until it is called"]
+pub struct Step<'r> {
+    pub(super) board: &'r Board,
+    pub(super) name: String,
+    pub(super) effect: Effect,
+    pub(super) dependency: Option<String>,
+    pub(super) timeout: Duration,
+    pub(super) undoes: bool,
+}
+
+/// How long a step may take if nothing else is said: 30 s, as a tool call (SCOPE R3).
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl fmt::Debug for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step")
+            .field("name", &self.name)
+            .field("effect", &self.effect)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Step<'_> {
+    /// It changes nothing: after a crash in its middle it is simply done again, and nothing is written
+    /// ahead. Without this and [`Step::idempotent`] a step counts as one that changes something each time,
+    /// and is never done again while nobody knows whether it took effect.
+    pub const fn read(mut self) -> Self {
+        self.effect = Effect::Read;
+        self
+    }
+
+    /// It changes something, and the same key ([`StepCall::key`]) changes it once: after a crash in its
+    /// middle it is done again with the same key.
+    pub const fn idempotent(mut self) -> Self {
+        self.effect = Effect::Idempotent;
+        self
+    }
+
+    /// It goes through the guard of a configured dependency, with that policy's retries, breaker and limits.
+    /// Without this it is tried once.
+    pub fn guarded(mut self, dependency: impl Into<String>) -> Self {
+        self.dependency = Some(dependency.into());
+        self
+    }
+
+    /// How long it may take, all attempts together. Default 30 s.
+    pub const fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Does the step, or returns what it returned before.
+    ///
+    /// What it returns is on disk before this returns. If the future is dropped in the middle, or the
+    /// process dies, a read or idempotent step is done again by the next execution, and any other one has
+    /// an unknown outcome.
+    ///
+    /// # Errors
+    /// The operation failed for good; the same error is returned ever after, until a person resumes the
+    /// run; a second step of the same name in one execution. [`ErrorClass::OutcomeUnknown`]: the step may have taken effect. [`ErrorClass::Malformed`]: what
+    /// was remembered under this name cannot be read as a `T`.
+    pub async fn call<T, E, F>(
+        self,
+        mut operation: impl FnMut(StepCall) -> F,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Classify + std::error::Error + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        let busy = self.board.busy();
+        if !self.board.meet(&self.name) {
+            let message =
+                "another step of this run has the same name: give each its own".to_owned();
+            let (step, class) = (Some(self.name), ErrorClass::InvalidRequest);
+            return Err(StepError { step, class, message });
+        }
+        let known = self.board.journal.lock().await.run().steps.get(&self.name).cloned();
+        match known {
+            Some(StepState::Done { output }) => return self.read_back(output),
+            Some(StepState::Failed { failure }) => return Err(StepError::of(&self.name, failure)),
+            Some(StepState::Interrupted { effect: Effect::Once }) => {
+                let message =
+                    "it was interrupted and may or may not have taken effect: look whether it \
+                               did; resuming the run does it again"
+                        .to_owned();
+                return self.fail(ErrorClass::OutcomeUnknown, message).await;
+            }
+            Some(StepState::Interrupted { .. } | StepState::Started { .. }) | None => {}
+        }
+        if self.board.drain.is_cancelled() {
+            let _held = self.board.hold();
+            drop(busy);
+            return pending().await;
+        }
+        let key = self.begin(known.is_some()).await;
+        match self.attempt(&key, &mut operation).await {
+            Ok(value) => {
+                let output = serde_json::to_value(&value).map_err(|error| self.garbled(&error))?;
+                self.append(RunEvent::StepFinished {
+                    step: self.name.clone(),
+                    output: Some(output),
+                    failure: None,
+                    undoes: self.undoes,
+                })
+                .await;
+                Ok(value)
+            }
+            Err((class, message)) => self.fail(class, message).await,
+        }
+    }
+
+    /// Does the step once for each item, at most `limit` at once, each remembered as a step of its own, called
+    /// `NAME[0]`, `NAME[1]` and so on. The results are in the items' order.
+    ///
+    /// # Errors
+    /// The first one that failed, as [`Step::call`]; those under way are dropped.
+    pub async fn each<I, T, E, F>(
+        self,
+        items: impl IntoIterator<Item = I>,
+        limit: usize,
+        operation: impl Fn(I, StepCall) -> F,
+    ) -> Result<Vec<T>, StepError>
+    where
+        I: Clone,
+        T: Serialize + DeserializeOwned,
+        E: Classify + std::error::Error + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        let operation = &operation;
+        let branches = items.into_iter().enumerate().map(|(place, item)| {
+            let step = Self { name: format!("{}[{place}]", self.name), ..self.clone() };
+            step.call(move |call| operation(item.clone(), call))
+        });
+        stream::iter(branches).buffered(limit.max(1)).try_collect().await
+    }
+
+    fn read_back<T: DeserializeOwned>(&self, output: Value) -> Result<T, StepError> {
+        serde_json::from_value(output).map_err(|error| self.garbled(&error))
+    }
+
+    fn garbled(&self, error: &serde_json::Error) -> StepError {
+        let message = format!(
+            "its result does not fit the code ({error}): a step of this name returned something else; give \
+             the new step another name, or read the old result"
+        );
+        StepError { step: Some(self.name.clone()), class: ErrorClass::Malformed, message }
+    }
+
+    /// Writes the step ahead if it changes something, and gives its key.
+    async fn begin(&self, was_begun: bool) -> String {
+        let mut journal = self.board.journal.lock().await;
+        let run = journal.run();
+        let key = format!("{}-{}-{}", run.id, run.steps.round, self.name);
+        if self.effect != Effect::Read && !was_begun {
+            let event = RunEvent::StepStarted {
+                step: self.name.clone(),
+                effect: self.effect,
+                undoes: self.undoes,
+            };
+            self.board.append(&mut journal, event).await;
+        }
+        key
+    }
+
+    async fn attempt<T, E, F>(
+        &self,
+        key: &str,
+        operation: &mut impl FnMut(StepCall) -> F,
+    ) -> Result<T, (ErrorClass, String)>
+    where
+        E: Classify + std::error::Error + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let Some(dependency) = &self.dependency else {
+            let call = StepCall { key: key.to_owned(), deadline, attempt: 1 };
+            return match timeout_at(deadline, operation(call)).await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err((self.class_of(error.class()), chain(&error))),
+                Err(_) => {
+                    let class = self.class_of(ErrorClass::Timeout);
+                    Err((class, format!("it did not end within {:?}", self.timeout)))
+                }
+            };
+        };
+        let Some(guard) = self.board.catalog.guard(dependency) else {
+            let message = format!("there is no dependency `{dependency}` to guard it");
+            return Err((ErrorClass::NotFound, message));
+        };
+        let context = CallContext::new(self.effect).with_deadline(deadline);
+        let called = guard.call(context, |attempt| {
+            let (deadline, number) = (attempt.deadline, attempt.number);
+            operation(StepCall { key: key.to_owned(), deadline, attempt: number })
+        });
+        let called: Result<_, CallError<E>> = called.await;
+        called.map(|answer| answer.value).map_err(|error| (error.class(), chain(&error)))
+    }
+
+    /// A change that ended so may have taken effect.
+    const fn class_of(&self, class: ErrorClass) -> ErrorClass {
+        match (self.effect, class) {
+            (Effect::Once, ErrorClass::Timeout | ErrorClass::Server | ErrorClass::Malformed) => {
+                ErrorClass::OutcomeUnknown
+            }
+            (_, class) => class,
+        }
+    }
+
+    async fn fail<T>(&self, class: ErrorClass, message: String) -> Result<T, StepError> {
+        let failure = StepFailure { class, message };
+        self.append(RunEvent::StepFinished {
+            step: self.name.clone(),
+            output: None,
+            failure: Some(failure.clone()),
+            undoes: self.undoes,
+        })
+        .await;
+        Err(StepError::of(&self.name, failure))
+    }
+
+    async fn append(&self, event: RunEvent) {
+        let mut journal = self.board.journal.lock().await;
+        self.board.append(&mut journal, event).await;
+    }
+}
