@@ -7,7 +7,9 @@
     reason = "a test ends where something is not as said"
 )]
 
+mod boundaries;
 mod code;
+mod crash_store;
 mod examples;
 mod once;
 mod runs;

@@ -1,0 +1,152 @@
+//! A store in front of which a process can die: at one chosen write, before or after it is on disk, whoever
+//! writes hears nothing any more.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use steadfast_store::{
+    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, KeyClaim, KeySettlement,
+    KeyStanding, Keys, Leases, MemoryStore, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store,
+    StoreError, StoredEvent, Timestamp,
+};
+use tokio::sync::Notify;
+
+/// When the process dies, relative to the write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dies {
+    Before,
+    After,
+}
+
+pub(crate) struct CrashStore {
+    inner: Arc<MemoryStore>,
+    /// Writes until the one at which it dies, and when.
+    left: AtomicUsize,
+    dies: Dies,
+    pub(crate) dead: Notify,
+}
+
+impl CrashStore {
+    /// Dies at the write of this number, from 0.
+    pub(crate) fn new(inner: &Arc<MemoryStore>, write: usize, dies: Dies) -> Arc<Self> {
+        let (inner, left) = (Arc::clone(inner), AtomicUsize::new(write + 1));
+        Arc::new(Self { inner, left, dies, dead: Notify::new() })
+    }
+
+    /// Whether it has died.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == 0
+    }
+
+    /// Writes through, unless the process dies here. Once it is dead, nothing is written any more.
+    async fn write<T>(&self, write: impl Future<Output = T>) -> T {
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+        {
+            Ok(2..) => return write.await,
+            Ok(_) if self.dies == Dies::After => drop(write.await),
+            Ok(_) | Err(_) => {}
+        }
+        self.dead.notify_one();
+        pending().await
+    }
+}
+
+#[async_trait]
+impl Journal for CrashStore {
+    async fn create(&self, run: NewRun) -> Result<Created, StoreError> {
+        self.write(self.inner.create(run)).await
+    }
+
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.write(self.inner.append(append)).await
+    }
+
+    async fn read(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.inner.read(run, after, limit).await
+    }
+
+    async fn checkpoints(&self, run: RunId) -> Result<Vec<Checkpoint>, StoreError> {
+        self.inner.checkpoints(run).await
+    }
+
+    async fn blob(&self, hash: BlobHash) -> Result<Option<Bytes>, StoreError> {
+        self.inner.blob(hash).await
+    }
+}
+
+#[async_trait]
+impl Catalog for CrashStore {
+    async fn head(&self, run: RunId) -> Result<Option<RunHead>, StoreError> {
+        self.inner.head(run).await
+    }
+
+    async fn list(&self, filter: RunFilter) -> Result<Page, StoreError> {
+        self.inner.list(filter).await
+    }
+
+    async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
+        self.inner.count_by_state(cap).await
+    }
+}
+
+#[async_trait]
+impl Leases for CrashStore {
+    async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError> {
+        self.inner.renew(node, ttl).await
+    }
+
+    async fn retire(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.inner.retire(node).await
+    }
+
+    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
+        self.inner.claim(node, limit).await
+    }
+
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.next_wake().await
+    }
+}
+
+#[async_trait]
+impl Keys for CrashStore {
+    async fn claim_key(&self, claim: KeyClaim) -> Result<KeyStanding, StoreError> {
+        self.write(self.inner.claim_key(claim)).await
+    }
+
+    async fn settle_key(&self, settlement: KeySettlement) -> Result<(), StoreError> {
+        self.write(self.inner.settle_key(settlement)).await
+    }
+
+    async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        self.inner.purge_keys(limit).await
+    }
+}
+
+#[async_trait]
+impl Store for CrashStore {
+    fn id(&self) -> String {
+        self.inner.id()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
+    }
+}
