@@ -135,6 +135,10 @@ impl Server {
                 writeln!(io::stderr(), "leaving now")?;
                 return Ok(false);
             }
+            "key" => {
+                let key = &params["_meta"]["steadfast/idempotency-key"];
+                reply(id, &text(key.as_str().unwrap_or("none"), false))?;
+            }
             "answers" => reply(id, &text(&json!(self.answers).to_string(), false))?,
             other => send(&json!({
                 "jsonrpc": "2.0", "id": id,
@@ -181,6 +185,7 @@ fn list(id: &Value, cursor: &Value) -> io::Result<()> {
         tool("exit_read", read.clone()),
         tool("answers", read),
         tool("gone", json!({})),
+        tool("key", json!({"idempotentHint": true})),
     ];
     reply(id, &json!({"tools": tools}))
 }

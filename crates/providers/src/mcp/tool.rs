@@ -102,7 +102,12 @@ impl Tool for McpTool {
                 return Err(self.error(ErrorClass::Connection, message));
             }
         };
-        let params = CallToolRequestParams::new(self.wire_name.clone()).with_arguments(arguments);
+        let mut params =
+            CallToolRequestParams::new(self.wire_name.clone()).with_arguments(arguments);
+        if self.spec.effect != Effect::Read {
+            let meta = params.meta.get_or_insert_default();
+            meta.0.0.insert(KEY_META.to_owned(), call.idempotency_key.into());
+        }
         let answer = tokio::select! {
             // An answer that is there counts, even at the deadline.
             biased;
@@ -128,6 +133,10 @@ impl Tool for McpTool {
         }
     }
 }
+
+/// Where a server finds the key of a call that changes something: the same for all its attempts, before and
+/// after a crash. The protocol has no field for it, so it is among the request's metadata.
+const KEY_META: &str = "steadfast/idempotency-key";
 
 /// The class of an answer that refuses.
 fn refusal(error: &ErrorData) -> ErrorClass {

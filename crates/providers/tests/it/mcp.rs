@@ -65,9 +65,21 @@ async fn nothing_left(test: &str) {
 }
 
 #[tokio::test]
+async fn r11_a_server_is_handed_the_key_of_a_call_that_changes_something() {
+    let server = start("key", config(&[])).await;
+    assert_eq!(call(&server, "key", json!({})).await.unwrap().content, "key");
+    let mut reading = config(&[]);
+    reading.effects.insert("key".to_owned(), EffectOverride::Read);
+    let other = start("key-read", reading).await;
+    assert_eq!(call(&other, "key", json!({})).await.unwrap().content, "none");
+    server.shutdown().await;
+    other.shutdown().await;
+}
+
+#[tokio::test]
 async fn tools_of_all_pages_are_listed_and_called() {
     let server = start("normal", config(&[])).await;
-    assert_eq!(server.tools().len(), 10);
+    assert_eq!(server.tools().len(), 11);
     echoes(&server).await;
     let add = tool(&server, "add");
     assert_eq!(add.spec().dependency, "mcp:fix");
