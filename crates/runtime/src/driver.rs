@@ -24,7 +24,7 @@ use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
 use crate::operations::{Entry, EntryError, Operation, Operations};
-use crate::run::{CallState, OpenCall};
+use crate::run::{CallState, OpenCall, Run};
 
 /// How a drive ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,9 @@ impl Driver {
                 Decision::AdmitUnknown { call } => {
                     self.settle(&agent, &call, ToolOutcome::OutcomeUnknown, OUTCOME_UNKNOWN)
                         .await?;
+                }
+                Decision::GiveUp { call } => {
+                    self.settle(&agent, &call, ToolOutcome::Unavailable, NOT_IN_TIME).await?;
                 }
                 Decision::RefuseCut { call } => {
                     self.settle(&agent, &call, ToolOutcome::Invalid, CUT_ARGUMENTS).await?;
@@ -153,7 +156,7 @@ impl Driver {
         });
         let results = join_all(running).await;
         let fatal =
-            calls.iter().zip(&results).find_map(|(open, result)| fatal(agent, open, result));
+            calls.iter().zip(&results).find_map(|(open, result)| fatal(agent, run, open, result));
         let events = calls.iter().zip(results).flat_map(|(open, result)| finished(open, result));
         self.journal.append(events.chain(fatal).collect()).await
     }
@@ -164,7 +167,11 @@ impl Driver {
         mut open: OpenCall,
         within: Duration,
     ) -> Result<(), RuntimeError> {
-        let effect = self.catalog.effect(agent, &open.call.name).unwrap_or(Effect::Read);
+        let effect = match open.is_notice {
+            true => self.catalog.any_tool(&open.call.name).map(|entry| entry.tool.spec().effect),
+            false => self.catalog.effect(agent, &open.call.name),
+        };
+        let effect = effect.unwrap_or(Effect::Read);
         let entered = self.enter(agent, &mut open, within).await?;
         let operation = match entered {
             Entered::Free => None,
@@ -202,16 +209,20 @@ impl Driver {
     ) -> Result<(), RuntimeError> {
         let now = (self.now)();
         let run = self.journal.run();
+        if run.queued.is_some() && open.is_notice {
+            return self.finish(agent, open, result, operation).await;
+        }
         if run.queued.is_some() {
             let parked = self.parked(later::pause(now, run.submitted_at), result.content.clone());
             return self.settle_with(vec![parked], &result, operation).await;
         }
         let entry = self.catalog.tool(agent, &open.call.name);
-        let queue = entry.and_then(|entry| entry.fallback.as_ref()?.queue);
-        let Some(keep_trying) = queue else {
+        let rule = entry.and_then(|entry| entry.fallback.clone());
+        let notify = rule.as_ref().and_then(|rule| rule.notify.clone());
+        let Some(keep_trying) = rule.and_then(|rule| rule.queue) else {
             return self.finish(agent, open, result, operation).await;
         };
-        let result = later::queue(&self.journal, open, result, now, keep_trying).await?;
+        let result = later::queue(&self.journal, open, result, now, keep_trying, notify).await?;
         self.finish(agent, open, result, operation).await
     }
 
@@ -224,7 +235,7 @@ impl Driver {
         operation: Option<Operation>,
     ) -> Result<(), RuntimeError> {
         let settled = self.settlement(&result, operation)?;
-        let fatal = fatal(agent, open, &result);
+        let fatal = fatal(agent, self.journal.run(), open, &result);
         let events = finished(open, result).into_iter().chain(fatal).collect();
         self.append_settled(events, settled).await
     }
@@ -335,6 +346,8 @@ impl Driver {
     }
 }
 
+const NOT_IN_TIME: &str = "it could not be made in time";
+
 const CUT_ARGUMENTS: &str = "not run: the answer was cut at the output limit, so the arguments may be \
     incomplete. Call again with shorter arguments, or in smaller pieces.";
 
@@ -365,8 +378,12 @@ enum Entered {
 }
 
 /// The end of the run, if nothing goes on without this result and there is none.
-fn fatal(agent: &AgentSpec, open: &OpenCall, result: &ToolResult) -> Option<RunEvent> {
+fn fatal(agent: &AgentSpec, run: &Run, open: &OpenCall, result: &ToolResult) -> Option<RunEvent> {
     let name = &open.call.name;
+    // A call for another run has its own end, and whoever is to be told comes first.
+    if run.queued.is_some() {
+        return None;
+    }
     let class = match result.outcome {
         ToolOutcome::Unavailable => ErrorClass::Unavailable,
         ToolOutcome::OutcomeUnknown => ErrorClass::OutcomeUnknown,

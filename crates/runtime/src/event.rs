@@ -223,6 +223,9 @@ pub struct QueuedCall {
     pub from: RunId,
     /// When it is given up.
     pub until: Timestamp,
+    /// The tool that is told how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
 }
 
 /// How a tool call ended.

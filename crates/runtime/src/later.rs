@@ -30,14 +30,21 @@ pub(crate) async fn queue(
     result: ToolResult,
     now: Timestamp,
     keep_trying: Duration,
+    notify: Option<String>,
 ) -> Result<ToolResult, RuntimeError> {
     let from = journal.run();
     let (tool, arguments) = (open.call.name.clone(), open.call.arguments.clone());
     let keep_ms = i64::try_from(keep_trying.as_millis()).unwrap_or(i64::MAX);
     let until = Timestamp(now.0.saturating_add(keep_ms));
     let input = format!("{tool} {arguments}, queued by run {}", from.id);
-    let call =
-        QueuedCall { tool: tool.clone(), arguments, key: open.key.clone(), from: from.id, until };
+    let call = QueuedCall {
+        tool: tool.clone(),
+        arguments,
+        key: open.key.clone(),
+        from: from.id,
+        until,
+        notify,
+    };
     let event = RunEvent::Submitted { agent: from.agent.clone(), input, call: Some(call) };
     let labels = Labels {
         tenant: journal.tenant().to_owned(),

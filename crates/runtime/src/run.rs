@@ -77,6 +77,9 @@ pub struct QueuedRun {
     pub result: Option<(ToolOutcome, String)>,
 }
 
+/// The id of the call that a run makes for another one.
+const QUEUED_CALL: &str = "queued";
+
 /// A tool call without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenCall {
@@ -86,6 +89,9 @@ pub struct OpenCall {
     pub key: String,
     /// How far it got.
     pub state: CallState,
+    /// It tells how a queued call ended: the configuration asked for it, and no model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_notice: bool,
 }
 
 /// How far a tool call got.
@@ -217,12 +223,12 @@ impl Run {
         let Some(QueuedRun { call, result }) = &mut self.queued else { return };
         *result = None;
         let open = ToolCall {
-            id: "queued".to_owned(),
+            id: QUEUED_CALL.to_owned(),
             name: call.tool.clone(),
             arguments: call.arguments.clone(),
         };
         let (key, state) = (call.key.clone(), CallState::Pending);
-        self.open_calls = vec![OpenCall { call: open, key, state }];
+        self.open_calls = vec![OpenCall { call: open, key, state, is_notice: false }];
     }
 
     /// Folds the next event in. After an error the run is unchanged.
@@ -313,9 +319,7 @@ impl Run {
         if attempts > 0 && degraded.is_none() {
             *self.calls.entry(tool.clone()).or_default() += 1;
         }
-        if let Some(queued) = &mut self.queued {
-            queued.result = Some((outcome, content.clone()));
-        }
+        self.queued_ended(&call_id, outcome, &content);
         self.messages.push(Message::Tool {
             call_id,
             name: tool,
@@ -325,11 +329,31 @@ impl Run {
         Ok(())
     }
 
+    /// The call that the run makes for another one has ended: whoever is to be told is told next.
+    fn queued_ended(&mut self, call_id: &str, outcome: ToolOutcome, content: &str) {
+        let Some(queued) = self.queued.as_mut().filter(|_| call_id == QUEUED_CALL) else { return };
+        queued.result = Some((outcome, content.to_owned()));
+        let QueuedCall { tool, key, from, notify, .. } = &queued.call;
+        let Some(notify) = notify else { return };
+        let message = match outcome {
+            ToolOutcome::Done => format!("`{tool}`, queued by run {from}, is done: {content}"),
+            _ => format!("`{tool}`, queued by run {from}, was NOT done: {content}"),
+        };
+        let call = ToolCall {
+            id: "notice".to_owned(),
+            name: notify.clone(),
+            arguments: serde_json::json!({ "message": message }).to_string(),
+        };
+        let (key, state) = (format!("{key}-notice"), CallState::Pending);
+        self.open_calls.push(OpenCall { call, key, state, is_notice: true });
+    }
+
     fn answered(&mut self, seq: u64, text: String, tool_calls: Vec<ToolCall>) {
         self.iterations += 1;
         for (index, call) in tool_calls.iter().enumerate() {
             let key = format!("{}-{seq}-{index}", self.id);
-            self.open_calls.push(OpenCall { call: call.clone(), key, state: CallState::Pending });
+            let state = CallState::Pending;
+            self.open_calls.push(OpenCall { call: call.clone(), key, state, is_notice: false });
         }
         self.messages.push(Message::Assistant { text, tool_calls });
     }

@@ -24,6 +24,8 @@ pub(crate) enum Decision {
     AdmitUnknown { call: OpenCall },
     /// This call was cut off with the answer that made it: tell the model so.
     RefuseCut { call: OpenCall },
+    /// This call was to be made later, and its time is over.
+    GiveUp { call: OpenCall },
     /// The run is over.
     End { event: RunEvent },
     /// Nothing: it is not running.
@@ -72,6 +74,9 @@ fn one_call(run: &Run, queued: &QueuedRun, agent: &AgentSpec, now: Timestamp) ->
         );
         end(StopReason::Error { class }, message)
     };
+    if let Some(notice) = run.open_calls.iter().find(|open| open.is_notice) {
+        return Decision::RunTool { call: notice.clone(), within: agent.turn_timeout };
+    }
     match &queued.result {
         Some((ToolOutcome::Done, said)) => {
             Decision::End { event: RunEvent::Succeeded { output: said.clone() } }
@@ -79,6 +84,7 @@ fn one_call(run: &Run, queued: &QueuedRun, agent: &AgentSpec, now: Timestamp) ->
         Some((ToolOutcome::OutcomeUnknown, said)) => {
             failed(ErrorClass::OutcomeUnknown, said.clone())
         }
+        Some((ToolOutcome::Unavailable, said)) => failed(ErrorClass::Timeout, said.clone()),
         Some((_, said)) => failed(ErrorClass::InvalidRequest, said.clone()),
         None => {
             let left = millis(queued.call.until.0 - now.0);
@@ -86,7 +92,8 @@ fn one_call(run: &Run, queued: &QueuedRun, agent: &AgentSpec, now: Timestamp) ->
                 Some(call) if !left.is_zero() => {
                     Decision::RunTool { call: call.clone(), within: left.min(agent.turn_timeout) }
                 }
-                _ => failed(ErrorClass::Timeout, "it could not be made in time".to_owned()),
+                Some(call) => Decision::GiveUp { call: call.clone() },
+                None => failed(ErrorClass::Internal, "its call is lost".to_owned()),
             }
         }
     }

@@ -76,7 +76,8 @@ pub(crate) async fn run_tool(catalog: &Catalog, request: ToolRequest<'_>) -> Too
     let ToolRequest { agent, open, caller, within, made } = request;
     let began = Instant::now();
     let name = &open.call.name;
-    let Some(entry) = catalog.tool(agent, name) else {
+    let entry = if open.is_notice { catalog.any_tool(name) } else { catalog.tool(agent, name) };
+    let Some(entry) = entry else {
         return not_run(ToolOutcome::Invalid, unknown_tool(catalog, agent, name));
     };
     // A violation goes back to the model, so that it mends the arguments (SCOPE R9).

@@ -31,6 +31,9 @@ pub struct FallbackRule {
     /// model is told that it is not done yet. Never if it may have taken effect already.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub queue: Option<Duration>,
+    /// With `queue`: a tool that is told how it ended, as `{ "message": "..." }`: made, failed or given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
 }
 
 /// What a model's answer must pass to count. An answer that calls tools passes.
@@ -107,7 +110,7 @@ impl FallbackRule {
         if self.cached.is_some() {
             return Err(("cached", "models' answers are not kept; this is for tools".to_owned()));
         }
-        if self.queue.is_some() {
+        if self.queue.is_some() || self.notify.is_some() {
             return Err(("queue", "only a tool's call can be made later".to_owned()));
         }
         if self.check.refusals.iter().any(|begin| begin.trim().is_empty()) {
@@ -169,6 +172,18 @@ impl FallbackRule {
             let problem =
                 "the call would never be queued: an answer stands ready; remove one of both";
             return Err(("prepared", problem.to_owned()));
+        }
+        if let Some(notify) = &self.notify {
+            if self.queue.is_none() {
+                return Err((
+                    "notify",
+                    "without `queue` there is nothing to tell; set both".to_owned(),
+                ));
+            }
+            if effect_of(notify).is_none() {
+                let known = names.join(", ");
+                return Err(("notify", format!("there is no tool `{notify}`; there are: {known}")));
+            }
         }
         let nothing = self.to.is_empty() && self.prepared.is_empty();
         if nothing && self.cached.is_none() && self.queue.is_none() {
@@ -306,6 +321,14 @@ mod tests {
         let century = Some(Duration::from_secs(100 * 366 * 86_400));
         assert_eq!(key("pay", FallbackRule { queue: century, ..base.clone() }), Some("queue"));
         assert_eq!(key("look", FallbackRule { cached: zero, ..base.clone() }), Some("cached"));
+        let told = |queue, notify: &str| FallbackRule {
+            queue,
+            notify: Some(notify.to_owned()),
+            ..base.clone()
+        };
+        assert_eq!(key("pay", told(None, "look")), Some("notify"));
+        assert_eq!(key("pay", told(minute, "nobody")), Some("notify"));
+        assert_eq!(key("pay", told(minute, "look")), None);
         let both = FallbackRule { queue: minute, prepared: vec![prepared(&[], "ok")], ..base };
         assert_eq!(key("pay", both), Some("prepared"));
     }

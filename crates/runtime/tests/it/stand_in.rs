@@ -300,6 +300,46 @@ async fn r14_a_queued_call_that_the_tool_refuses_fails_and_can_be_resumed() {
     assert_eq!((done.state.as_str(), done.ending.as_deref()), ("succeeded", Some("paid")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn r14_whoever_is_to_be_told_is_told_how_a_queued_call_ended_and_once() {
+    for (mended, state, words) in [
+        (Some(None), "succeeded", "is done: counted"),
+        (Some(Some(ErrorClass::InvalidRequest)), "failed", "was NOT done"),
+        (None, "failed", "was NOT done: it could not be made in time"),
+    ] {
+        let pay = CountingTool::new("pay", Effect::Once);
+        let mail = CountingTool::new("mail", Effect::Once);
+        pay.breaks(ErrorClass::Unavailable);
+        let rule = FallbackRule { notify: Some("mail".to_owned()), ..queue(3_600) };
+        let (other, model) =
+            (Arc::clone(&mail), vec![Says::Calls(vec![("pay", "{}")]), Says::Text("ok")]);
+        let extend = |builder: CatalogBuilder| builder.fallback("tool:pay", rule).tool(other);
+        let (store, model) = (Arc::new(MemoryStore::new()), ScriptedModel::new(model));
+        // the agent itself may not call `mail`
+        let runtime = start_with(&store, &model, &[&pay], |_| {}, extend).await;
+        let (view, ..) = run_once(&runtime).await;
+        assert_eq!(mail.count(), 0, "nothing has ended yet");
+        if let Some(class) = mended {
+            pay.breaks(class);
+        }
+        let ended = queued_run(&runtime, &view).await;
+        assert_eq!((ended.state.as_str(), mail.count()), (state, 1), "{words}");
+        let told = mail.arguments.lock()[0]["message"].as_str().expect("a text").to_owned();
+        assert!(told.contains(words) && told.contains(&view.id.to_string()), "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_a_model_cannot_reach_a_tool_by_calling_its_call_a_notice() {
+    let (store, mail) = (Arc::new(MemoryStore::new()), CountingTool::new("mail", Effect::Once));
+    let model = ScriptedModel::new(vec![Says::Named("notice", "mail"), Says::Text("ok")]);
+    let other = Arc::clone(&mail);
+    let extend = |builder: CatalogBuilder| builder.tool(other);
+    let runtime = start_with(&store, &model, &[], |_| {}, extend).await;
+    let (.., events) = run_once(&runtime).await;
+    assert_eq!((results(&events)[0].0, mail.count()), (ToolOutcome::Invalid, 0));
+}
+
 fn expensive(rule: ExpenseRule) -> impl FnOnce(CatalogBuilder) -> CatalogBuilder {
     |builder: CatalogBuilder| builder.expensive("research", rule)
 }

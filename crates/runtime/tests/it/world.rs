@@ -24,6 +24,8 @@ pub(crate) enum Says {
     Text(&'static str),
     Calls(Vec<(&'static str, &'static str)>),
     CutCalls(Vec<(&'static str, &'static str)>),
+    /// One call with this id, of this tool.
+    Named(&'static str, &'static str),
     Fails(ErrorClass, Option<Duration>),
 }
 
@@ -53,6 +55,11 @@ impl ScriptedModel {
         let (text, tool_calls, finish) = match says {
             Some(Says::Text(text)) => (text, vec![], FinishReason::Stop),
             Some(Says::Calls(list)) => ("", calls(list), FinishReason::ToolCalls),
+            Some(Says::Named(id, name)) => {
+                let (id, name) = (id.to_owned(), name.to_owned());
+                let call = ToolCall { id, name, arguments: "{}".to_owned() };
+                ("", vec![call], FinishReason::ToolCalls)
+            }
             Some(Says::CutCalls(list)) => ("", calls(list), FinishReason::Length),
             Some(Says::Fails(class, retry_after)) => {
                 return Err(ModelError {
@@ -106,6 +113,7 @@ pub(crate) struct CountingTool {
     spec: ToolSpec,
     pub(crate) effects: AtomicUsize,
     pub(crate) keys: Mutex<Vec<String>>,
+    pub(crate) arguments: Mutex<Vec<serde_json::Value>>,
     pub(crate) entered: Notify,
     /// What the next calls meet, instead of an effect.
     pub(crate) broken: Mutex<Option<ErrorClass>>,
@@ -126,7 +134,7 @@ impl CountingTool {
     fn build(name: &str, effect: Effect, hold: bool) -> Arc<Self> {
         let schema = json!({
             "type": "object",
-            "properties": { "n": { "type": "integer" } },
+            "properties": { "n": { "type": "integer" }, "message": { "type": "string" } },
             "additionalProperties": false,
         });
         let definition =
@@ -141,6 +149,7 @@ impl CountingTool {
             spec,
             effects: AtomicUsize::new(0),
             keys: Mutex::new(Vec::new()),
+            arguments: Mutex::new(Vec::new()),
             entered: Notify::new(),
             broken: Mutex::new(None),
             says: Mutex::new(ToolOutput::text("counted".to_owned())),
@@ -171,6 +180,7 @@ impl Tool for CountingTool {
         }
         self.effects.fetch_add(1, Ordering::SeqCst);
         self.keys.lock().push(call.idempotency_key);
+        self.arguments.lock().push(call.arguments);
         self.entered.notify_one();
         if self.hold {
             std::future::pending::<()>().await;
