@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use steadfast_store::{
-    Append, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _, NewEvent, NewRun,
-    NodeId, RunId, SqliteOptions, SqliteStore, Store as _,
+    Append, Caps, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _, NewEvent,
+    NewRun, NodeId, SqliteOptions, SqliteStore, Store as _,
 };
 
 /// How long each case runs.
@@ -98,41 +98,30 @@ async fn appends(path: &Path, runs: usize) -> anyhow::Result<Vec<Duration>> {
     store.renew(&node, Duration::from_secs(60)).await?;
     for _ in 0..runs {
         let created = store
-            .create(NewRun {
-                id: RunId::generate(),
-                tenant: "bench".to_owned(),
-                agent: "bench".to_owned(),
-                priority: 0,
-                key: None,
-                events: vec![event()],
-                blobs: Vec::new(),
-                head: HeadUpdate {
+            .create(NewRun::new(
+                "bench".to_owned(),
+                "bench".to_owned(),
+                vec![event()],
+                HeadUpdate {
                     state: "queued".to_owned(),
                     disposition: Disposition::Ready,
+                    problem: None,
                     summary: bytes::Bytes::new(),
                 },
-            })
+            ))
             .await?;
         anyhow::ensure!(matches!(created, Created::New(_)), "a fresh id is new");
     }
     let end = now() + CASE;
     let mut tasks = tokio::task::JoinSet::new();
-    for head in store.claim(&node, runs).await? {
+    for head in store.claim(&node, runs, &Caps::default()).await? {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
             let (mut seq, mut times) = (head.head_seq, Vec::new());
             while now() < end {
                 let began = now();
-                let append = Append {
-                    run: head.id,
-                    fence: Fence::Holding { epoch: head.epoch },
-                    expected_seq: seq,
-                    events: vec![event()],
-                    blobs: Vec::new(),
-                    checkpoint: None,
-                    head: None,
-                    keys: Vec::new(),
-                };
+                let fence = Fence::Holding { epoch: head.epoch };
+                let append = Append { events: vec![event()], ..Append::new(head.id, fence, seq) };
                 seq = store.append(append).await?.head_seq;
                 times.push(began.elapsed());
             }

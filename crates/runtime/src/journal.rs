@@ -113,14 +113,12 @@ impl RunJournal {
         let appended = self
             .store
             .append(Append {
-                run: self.run.id,
-                fence: Fence::Holding { epoch: self.epoch },
-                expected_seq,
                 events: packed,
                 blobs,
                 checkpoint,
                 head,
                 keys,
+                ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
             .await?;
         if due {
@@ -258,6 +256,7 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
     Ok(HeadUpdate {
         state: run.status.as_str().to_owned(),
         disposition,
+        problem: None,
         summary: serde_json::to_vec(&summary).map_err(unwritable)?.into(),
     })
 }

@@ -87,7 +87,7 @@ impl Scheduler {
         if free == 0 {
             return POLL;
         }
-        match self.shared.store.claim(&self.node, free).await {
+        match self.shared.store.claim(&self.node, free, &self.shared.options.caps).await {
             Ok(heads) => {
                 let full = heads.len() == free;
                 for head in heads {
@@ -211,18 +211,15 @@ async fn give_up(shared: &Shared, head: &RunHead, problem: &str) {
         return;
     };
     let append = Append {
-        run: head.id,
-        fence: Fence::Holding { epoch: head.epoch },
-        expected_seq: now.head_seq,
         events: vec![packed],
         blobs,
-        checkpoint: None,
         head: Some(HeadUpdate {
             state: Status::Failed.as_str().to_owned(),
             disposition: Disposition::Ended,
+            problem: now.problem,
             summary: now.summary,
         }),
-        keys: Vec::new(),
+        ..Append::new(head.id, Fence::Holding { epoch: head.epoch }, now.head_seq)
     };
     match shared.store.append(append).await {
         Ok(appended) => shared.notices.publish(head.id, appended.head_seq),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use steadfast_store::{RunId, Store};
+use steadfast_store::{Caps, RunId, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ pub struct RuntimeOptions {
     pub drain_timeout: Duration,
     /// When runs are checkpointed.
     pub checkpoints: CheckpointPolicy,
+    /// Runs executed at once of each tenant and agent, over all nodes. Default: no limit of its own.
+    pub caps: Caps,
 }
 
 impl Default for RuntimeOptions {
@@ -34,6 +36,7 @@ impl Default for RuntimeOptions {
             lease_ttl: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
             checkpoints: CheckpointPolicy::default(),
+            caps: Caps::default(),
         }
     }
 }

@@ -9,7 +9,9 @@ use crate::{BlobHash, NodeId, RunId};
 #[non_exhaustive]
 pub enum StoreError {
     /// The run has another owner now. The caller must stop executing it.
-    #[error("run {run} was taken over: epoch {held} was held, epoch {current} is in force")]
+    #[error(
+        "run {run} is no longer this caller's: epoch {held} was held, epoch {current} is in force"
+    )]
     Fenced {
         /// The run.
         run: RunId,

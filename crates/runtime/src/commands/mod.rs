@@ -45,14 +45,10 @@ pub(crate) async fn seize(
         let expected_seq = folded.seq;
         folded.apply(expected_seq + 1, store.now(), event.clone())?;
         let append = Append {
-            run,
-            fence: Fence::Seize,
-            expected_seq,
             events: vec![packed.clone()],
             blobs: blobs.clone(),
-            checkpoint: None,
             head: Some(face(&folded)?),
-            keys: Vec::new(),
+            ..Append::new(run, Fence::Seize, expected_seq)
         };
         match store.append(append).await {
             Ok(_) => return Ok(folded),

@@ -1,6 +1,6 @@
 //! Submit: a new run, accepted once it is on disk.
 
-use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunHead, RunId, Store};
+use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunHead, Store};
 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
@@ -121,10 +121,12 @@ pub(crate) async fn create(
     let head = HeadUpdate {
         state: Status::Queued.as_str().to_owned(),
         disposition: Disposition::Ready,
+        problem: None,
         summary,
     };
-    let id = RunId::generate();
-    let new = NewRun { id, tenant, agent, priority, key, events: vec![packed], blobs, head };
+    let text = input.clone();
+    let new = NewRun::new(tenant, agent, vec![packed], head);
+    let new = NewRun { priority, key, text, blobs, ..new };
     match store.create(new).await? {
         Created::New(head) => Ok((head, true)),
         Created::Existing(head) => {

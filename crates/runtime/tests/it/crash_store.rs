@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, KeyClaim, KeySettlement,
-    KeyStanding, Keys, Leases, MemoryStore, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store,
-    StoreError, StoredEvent, Timestamp,
+    Append, Appended, BlobHash, Caps, Catalog, Checkpoint, Created, Fact, FactFilter, FactName,
+    FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases, Letter, Mail,
+    Mailbox, MemoryStore, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Sent, Store, StoreError,
+    StoredEvent, Timestamp,
 };
 use tokio::sync::Notify;
 
@@ -96,6 +97,40 @@ impl Catalog for CrashStore {
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
         self.inner.count_by_state(cap).await
     }
+
+    async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
+        self.inner.flag(run, problem).await
+    }
+}
+
+#[async_trait]
+impl Mailbox for CrashStore {
+    async fn send(&self, mail: Mail) -> Result<Sent, StoreError> {
+        self.write(self.inner.send(mail)).await
+    }
+
+    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.inner.letters(run, limit).await
+    }
+}
+
+#[async_trait]
+impl Facts for CrashStore {
+    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
+        self.inner.fact(name).await
+    }
+
+    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
+        self.inner.facts(filter).await
+    }
+
+    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError> {
+        self.write(self.inner.write_facts(facts)).await
+    }
+
+    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
+        self.inner.purge_facts(limit).await
+    }
 }
 
 #[async_trait]
@@ -108,8 +143,13 @@ impl Leases for CrashStore {
         self.inner.retire(node).await
     }
 
-    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
-        self.inner.claim(node, limit).await
+    async fn claim(
+        &self,
+        node: &NodeId,
+        limit: usize,
+        caps: &Caps,
+    ) -> Result<Vec<RunHead>, StoreError> {
+        self.inner.claim(node, limit, caps).await
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {

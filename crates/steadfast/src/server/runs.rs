@@ -78,6 +78,7 @@ impl ListQuery {
             states,
             before,
             limit,
+            ..RunFilter::default()
         })
     }
 }

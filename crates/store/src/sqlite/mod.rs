@@ -1,11 +1,15 @@
 //! A store in one SQLite file.
 //!
 //! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
-//! connection that writes, `append`, `keys` and `lease` are what it writes, `read` is what the others read.
+//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag` and `lease` are what it writes, `read`
+//! is what the others read.
 
 mod append;
+mod facts;
+mod flag;
 mod keys;
 mod lease;
+mod mail;
 mod open;
 mod read;
 mod schema;
@@ -28,9 +32,10 @@ use self::open::Opened;
 use self::writer::{Failure, Handle};
 use crate::clock::Clock;
 use crate::{
-    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, KeyClaim, KeySettlement,
-    KeyStanding, Keys, Leases, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store, StoreError,
-    StoredEvent, Timestamp, rules,
+    Append, Appended, BlobHash, Caps, Catalog, Checkpoint, Created, Fact, FactFilter, FactName,
+    FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases, Letter, Mail,
+    Mailbox, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent,
+    Timestamp, rules,
 };
 
 /// How a [`SqliteStore`] uses its file.
@@ -168,6 +173,44 @@ impl Catalog for SqliteStore {
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
         self.read(move |connection| read::count_by_state(connection, cap)).await
     }
+
+    async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
+        self.writer.write(flag::Flag { run, problem }, self.clock.now()).await
+    }
+}
+
+#[async_trait]
+impl Mailbox for SqliteStore {
+    async fn send(&self, mail: Mail) -> Result<Sent, StoreError> {
+        rules::check_mail(&mail)?;
+        self.writer.write(mail, self.clock.now()).await
+    }
+
+    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.read(move |connection| read::letters(connection, run, limit)).await
+    }
+}
+
+#[async_trait]
+impl Facts for SqliteStore {
+    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
+        let (name, now) = (name.clone(), self.clock.now());
+        self.read(move |connection| read::fact(connection, &name, now)).await
+    }
+
+    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
+        let now = self.clock.now();
+        self.read(move |connection| read::facts(connection, &filter, now)).await
+    }
+
+    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError> {
+        rules::check_facts(&facts)?;
+        self.writer.write(facts::WriteFacts(facts), self.clock.now()).await
+    }
+
+    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
+        self.writer.write(facts::Purge { limit }, self.clock.now()).await
+    }
 }
 
 #[async_trait]
@@ -180,8 +223,14 @@ impl Leases for SqliteStore {
         self.writer.write(lease::Retire { node: node.clone() }, self.clock.now()).await
     }
 
-    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
-        self.writer.write(lease::Claim { node: node.clone(), limit }, self.clock.now()).await
+    async fn claim(
+        &self,
+        node: &NodeId,
+        limit: usize,
+        caps: &Caps,
+    ) -> Result<Vec<RunHead>, StoreError> {
+        let claim = lease::Claim { node: node.clone(), limit, caps: caps.clone() };
+        self.writer.write(claim, self.clock.now()).await
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {

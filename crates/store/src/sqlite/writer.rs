@@ -40,6 +40,16 @@ pub(super) enum Failure {
     Broken(String),
 }
 
+impl Failure {
+    /// Nothing happened, if it was only a refusal.
+    pub(super) fn spare<T: Default>(self) -> Result<T, Self> {
+        match self {
+            Self::Refused(_) => Ok(T::default()),
+            Self::Damaged(_) | Self::Broken(_) => Err(self),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::Error;
