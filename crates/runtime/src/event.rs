@@ -12,6 +12,7 @@ use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
 use crate::code::StepFailure;
+use crate::run::Ending;
 
 /// The version of the stored form that this code writes.
 pub const EVENT_VERSION: u16 = 1;
@@ -29,6 +30,9 @@ pub enum RunEvent {
         /// The run makes this one call, and nothing else.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         call: Option<QueuedCall>,
+        /// The run that started this one; it is told how this one ends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<RunId>,
     },
     /// A node took the run and begins, or goes on, executing it. Calls that were under way when the
     /// run was last left are interrupted from here on.
@@ -135,7 +139,31 @@ pub enum RunEvent {
         /// What happened, for people.
         detail: String,
     },
-    /// Somebody asked for a run that had failed or waited to go on.
+    /// Something was said to the run from outside.
+    Signalled {
+        /// What it is called.
+        name: String,
+        /// What was said.
+        payload: Value,
+        /// Who said it.
+        by: String,
+    },
+    /// A run that this one had started is over.
+    ChildEnded {
+        /// The child.
+        child: RunId,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// Somebody put the run aside until it is resumed.
+    Paused {
+        /// Who.
+        by: String,
+        /// Why, if they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Somebody asked for a run that had failed, waited or was paused to go on.
     Resumed {
         /// Who.
         by: String,
@@ -164,7 +192,7 @@ pub enum RunEvent {
 
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 16] = [
         "submitted",
         "claimed",
         "model_answered",
@@ -174,6 +202,9 @@ impl RunEvent {
         "step_finished",
         "progressed",
         "parked",
+        "signalled",
+        "child_ended",
+        "paused",
         "resumed",
         "cancelled",
         "succeeded",
@@ -193,6 +224,9 @@ impl RunEvent {
             Self::StepFinished { .. } => "step_finished",
             Self::Progressed { .. } => "progressed",
             Self::Parked { .. } => "parked",
+            Self::Signalled { .. } => "signalled",
+            Self::ChildEnded { .. } => "child_ended",
+            Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
             Self::Cancelled { .. } => "cancelled",
             Self::Succeeded { .. } => "succeeded",
@@ -254,6 +288,10 @@ pub enum WaitReason {
     Cooldown,
     /// A time.
     Timer,
+    /// Something that is to be said to it.
+    Signal,
+    /// The end of a run that it has started.
+    Child,
 }
 
 /// Why a run stopped without reaching its end.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
-    Append, Disposition, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store, StoreError,
-    Timestamp,
+    Append, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store,
+    StoreError, Timestamp,
 };
 use tracing::warn;
 
 use crate::checkpoint::{CheckpointPolicy, LastCheckpoint};
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
+use crate::letters;
 use crate::run::{Ending, Run};
 use crate::state::Status;
 use crate::stored;
@@ -21,6 +22,20 @@ use crate::watch::Notices;
 
 /// Events read from the store at once while folding.
 const READ_PAGE: usize = 512;
+
+/// Letters taken up at once.
+const LETTERS_TAKEN: usize = 256;
+
+/// What goes along with events in one transaction.
+#[derive(Default)]
+pub(crate) struct Along {
+    /// Operations that they complete.
+    pub(crate) keys: Vec<KeySettlement>,
+    /// Letters that they take up.
+    pub(crate) taken: Vec<i64>,
+    /// Facts that become true with them.
+    pub(crate) facts: Vec<FactWrite>,
+}
 
 /// A run and the right to append to it.
 pub(crate) struct RunJournal {
@@ -79,17 +94,52 @@ impl RunJournal {
         self.append_settling(events, Vec::new()).await
     }
 
-    /// Folds events in and appends them, and settles the operations that they complete, together. Once it has returned `Ok`, they are on disk. After an error
-    /// the journal no longer matches the log and must be dropped; the next claim folds anew.
+    /// [`RunJournal::append_with`], and settles the operations that the events complete.
     ///
     /// # Errors
-    /// The store refused: the run was taken over, or has grown by somebody else's hand. Or an event is
-    /// not possible now, and nothing was written.
+    /// The same.
     pub(crate) async fn append_settling(
         &mut self,
         events: Vec<RunEvent>,
         keys: Vec<KeySettlement>,
     ) -> Result<(), RuntimeError> {
+        self.append_with(events, Along { keys, ..Along::default() }).await
+    }
+
+    /// Takes up the letters that wait for the run: what they say is appended and they are gone, in one
+    /// transaction. Whether somebody wants it paused; only with `pausing` is that taken up, too, and the
+    /// run is paused.
+    ///
+    /// # Errors
+    /// As [`RunJournal::append_with`].
+    pub(crate) async fn take_letters(&mut self, pausing: bool) -> Result<bool, RuntimeError> {
+        let letters = self.store.letters(self.run.id, LETTERS_TAKEN).await?;
+        let read = letters::read(self.store.as_ref(), letters).await?;
+        let asked = read.pause.is_some();
+        let (mut events, mut taken) = (read.events, read.taken);
+        if let Some((event, numbers)) = read.pause.filter(|_| pausing) {
+            events.push(event);
+            taken.extend(numbers);
+        }
+        if !taken.is_empty() {
+            self.append_with(events, Along { taken, ..Along::default() }).await?;
+        }
+        Ok(asked)
+    }
+
+    /// Folds events in and appends them, with what goes along in the same transaction. Once it has
+    /// returned `Ok`, they are on disk. After an error the journal no longer matches the log and must be
+    /// dropped; the next claim folds anew.
+    ///
+    /// # Errors
+    /// The store refused: the run was taken over, or has grown by somebody else's hand. Or an event is
+    /// not possible now, and nothing was written.
+    pub(crate) async fn append_with(
+        &mut self,
+        events: Vec<RunEvent>,
+        along: Along,
+    ) -> Result<(), RuntimeError> {
+        let Along { keys, taken, facts } = along;
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
         let face_changes = events.iter().any(changes_face);
@@ -118,6 +168,9 @@ impl RunJournal {
                 checkpoint,
                 head,
                 keys,
+                taken,
+                facts,
+                mail: letters::farewell_of(&self.run).into_iter().collect(),
                 ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
             .await?;
@@ -251,6 +304,7 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
         Status::Queued => Disposition::Ready,
         Status::Running => Disposition::Held,
         Status::Waiting => Disposition::Parked { wake_at: run.wake_at },
+        Status::Paused => Disposition::Paused,
         Status::Succeeded | Status::Failed | Status::Cancelled => Disposition::Ended,
     };
     Ok(HeadUpdate {
@@ -276,6 +330,7 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Claimed { .. }
         | RunEvent::Progressed { .. }
         | RunEvent::Parked { .. }
+        | RunEvent::Paused { .. }
         | RunEvent::Resumed { .. }
         | RunEvent::Cancelled { .. }
         | RunEvent::Succeeded { .. }
@@ -284,7 +339,9 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::ToolStarted { .. }
         | RunEvent::ToolFinished { .. }
         | RunEvent::StepStarted { .. }
-        | RunEvent::StepFinished { .. } => false,
+        | RunEvent::StepFinished { .. }
+        | RunEvent::Signalled { .. }
+        | RunEvent::ChildEnded { .. } => false,
     }
 }
 

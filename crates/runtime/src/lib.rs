@@ -28,6 +28,7 @@ mod fallback;
 mod journal;
 mod key_rule;
 mod later;
+mod letters;
 mod operations;
 mod policies;
 mod run;
@@ -42,7 +43,9 @@ mod watch;
 pub use agent::AgentSpec;
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
-pub use commands::{CancelRun, INPUT_BYTES_MAX, ResumeRun, SubmitRun, Submitted};
+pub use commands::{
+    CancelRun, INPUT_BYTES_MAX, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+};
 pub use error::RuntimeError;
 pub use event::RunEvent;
 pub use expense::ExpenseRule;

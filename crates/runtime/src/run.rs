@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use steadfast_guard::Effect;
 use steadfast_providers::model::{FinishReason, Message, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
@@ -66,6 +67,15 @@ pub struct Run {
     /// The one call that the run makes, if it was queued by another run.
     #[serde(default)]
     pub queued: Option<QueuedRun>,
+    /// The run that started this one.
+    #[serde(default)]
+    pub parent: Option<RunId>,
+    /// What was said to it and nobody has listened to yet, oldest first, by name.
+    #[serde(default)]
+    pub signals: BTreeMap<String, Vec<Value>>,
+    /// How the runs ended that it had started.
+    #[serde(default)]
+    pub children: BTreeMap<RunId, Ending>,
 }
 
 /// A run that makes one call for another.
@@ -187,7 +197,7 @@ impl Run {
     /// # Errors
     /// [`FoldError::NoBeginning`].
     pub fn begin(id: RunId, at: Timestamp, event: &RunEvent) -> Result<Self, FoldError> {
-        let RunEvent::Submitted { agent, input, call } = event else {
+        let RunEvent::Submitted { agent, input, call, parent } = event else {
             return Err(FoldError::NoBeginning { run: id, kind: event.kind() });
         };
         let mut run = Self {
@@ -213,6 +223,9 @@ impl Run {
             degraded: 0,
             steps: Steps::default(),
             queued: call.clone().map(|call| QueuedRun { call, result: None }),
+            parent: *parent,
+            signals: BTreeMap::new(),
+            children: BTreeMap::new(),
         };
         run.open_queued();
         Ok(run)
@@ -286,6 +299,11 @@ impl Run {
                 self.steps.finished(step, result, undoes);
             }
             RunEvent::Progressed { progress } => self.progress = Some(progress),
+            RunEvent::Signalled { name, payload, .. } => {
+                self.signals.entry(name).or_default().push(payload);
+            }
+            RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
+            RunEvent::Paused { .. } => self.wake_at = None,
             RunEvent::Resumed { .. } => self.reopen(),
             RunEvent::Succeeded { output } => self.ending = Some(Ending::Succeeded { output }),
             RunEvent::Failed { stop, message } => {
@@ -361,10 +379,11 @@ impl Run {
     /// A run that failed on its closing answer (refused, cut) is asked again: the answer leaves the
     /// conversation and stays in the log.
     fn reopen(&mut self) {
-        // Waking a run that waits is no second try.
-        if self.ending.take().is_some() {
-            self.steps.reopen();
+        // Waking a run that waits, or was paused, is no second try.
+        if self.ending.take().is_none() {
+            return;
         }
+        self.steps.reopen();
         if self.queued.is_some() {
             return self.open_queued();
         }

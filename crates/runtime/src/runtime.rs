@@ -13,7 +13,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
+use crate::commands::{
+    self, CancelRun, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+};
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
@@ -85,7 +87,25 @@ impl Runtime {
         commands::cancel(&self.shared, command).await
     }
 
-    /// Lets a run go on that had failed, or wakes one that waits.
+    /// Puts a run aside until it is resumed. One that is being executed pauses once its step under way has
+    /// ended, unless it is to pause `now`.
+    ///
+    /// # Errors
+    /// No such run, it is over or paused already, or the store failed.
+    pub async fn pause(&self, command: PauseRun) -> Result<Pausing, RuntimeError> {
+        commands::pause(&self.shared, command).await
+    }
+
+    /// Says something to a run that is not over; it is kept until the run listens, over crashes and
+    /// restarts. `false` if it was said before with the same id. Once it has returned, it is on disk.
+    ///
+    /// # Errors
+    /// No such run, it is over, the payload is larger than 1 MiB, or the store failed.
+    pub async fn signal(&self, command: SignalRun) -> Result<bool, RuntimeError> {
+        commands::signal(&self.shared, command).await
+    }
+
+    /// Lets a run go on that had failed or was paused, or wakes one that waits.
     ///
     /// # Errors
     /// No such run, its state does not allow it, or the store failed.

@@ -15,12 +15,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::call::chain;
-use crate::code;
-use crate::driver::{Driven, Driver};
+use crate::code::{self, Board};
+use crate::driver::{Driver, Outcome};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
-use crate::shared::Shared;
+use crate::letters;
+use crate::shared::{Driven, Mailbell, Shared};
 use crate::state::Status;
 use crate::stored;
 
@@ -117,6 +118,8 @@ impl Scheduler {
         match self.shared.store.renew(&self.node, ttl).await {
             Ok(()) => {
                 self.lease_until = began + ttl;
+                // The net under the bell: another node may have sent a letter to a run of ours.
+                self.shared.driven.lock().values().for_each(|driven| driven.mail.ring());
                 if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
                     warn!(node = %self.node, error = chain(&error), "cannot forget old answers");
                 }
@@ -138,26 +141,39 @@ impl Scheduler {
     }
 
     fn stop_drivers(&self) {
-        for token in self.shared.driven.lock().values() {
-            token.cancel();
+        for driven in self.shared.driven.lock().values() {
+            driven.stop.cancel();
         }
     }
 
     fn drive(&self, head: RunHead) {
         let stop = self.shared.halt.child_token();
         let place = (head.id, head.epoch);
-        self.shared.driven.lock().insert(place, stop.clone());
+        let mail = Arc::new(Mailbell::default());
+        let driven = Driven { stop: stop.clone(), mail: Arc::clone(&mail) };
+        self.shared.driven.lock().insert(place, driven);
         let shared = Arc::clone(&self.shared);
         let node = self.node.clone();
+        let parent = head.parent;
         self.drivers.spawn(async move {
-            drive_one(&shared, &node, head, stop).await;
+            drive_one(&shared, &node, head, stop, mail).await;
             shared.driven.lock().remove(&place);
-            shared.doorbell.notify_one();
+            match parent {
+                // It may have been told that this one is over.
+                Some(parent) => shared.ring(parent),
+                None => shared.doorbell.notify_one(),
+            }
         });
     }
 }
 
-async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: CancellationToken) {
+async fn drive_one(
+    shared: &Arc<Shared>,
+    node: &NodeId,
+    head: RunHead,
+    stop: CancellationToken,
+    mail: Arc<Mailbell>,
+) {
     let run = head.id;
     let driving = async {
         let policy = shared.options.checkpoints.clone();
@@ -165,20 +181,22 @@ async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: Can
         let mut journal = RunJournal::open(store, shared.notices.clone(), policy, &head).await?;
         let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
         journal.append(vec![claimed]).await?;
+        if journal.take_letters(true).await? {
+            return Ok(Outcome::Settled);
+        }
         let clock = Arc::clone(&shared.store);
         let now = Box::new(move || clock.now());
         if let Some(code) = shared.catalog.code(&head.agent) {
             let (catalog, drain) = (Arc::clone(&shared.catalog), shared.drain.clone());
-            return match code::drive(code, journal, catalog, now, drain).await? {
-                code::Ended::Settled => Ok(Driven::Settled),
-                code::Ended::Drained => Ok(Driven::Drained),
-            };
+            let board = Board::new(journal, catalog, now, drain, mail);
+            return code::drive(code, board).await;
         }
         let driver = Driver {
             catalog: Arc::clone(&shared.catalog),
             journal,
             operations: Arc::clone(&shared.operations),
             drain: shared.drain.clone(),
+            mail,
             now,
         };
         driver.drive().await
@@ -219,6 +237,11 @@ async fn give_up(shared: &Shared, head: &RunHead, problem: &str) {
             problem: now.problem,
             summary: now.summary,
         }),
+        mail: head
+            .parent
+            .and_then(|parent| letters::farewell(head.id, now.head_seq + 1, parent))
+            .into_iter()
+            .collect(),
         ..Append::new(head.id, Fence::Holding { epoch: head.epoch }, now.head_seq)
     };
     match shared.store.append(append).await {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,12 +51,38 @@ pub(crate) struct Shared {
     pub(crate) operations: Arc<Operations>,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
-    /// The claims (run, epoch) that this node executes, each with what stops it at once.
-    pub(crate) driven: Mutex<BTreeMap<(RunId, u64), CancellationToken>>,
+    /// The claims (run, epoch) that this node executes.
+    pub(crate) driven: Mutex<BTreeMap<(RunId, u64), Driven>>,
     /// Cancelled when the node drains.
     pub(crate) drain: CancellationToken,
     /// Cancelled when the drain's time is up.
     pub(crate) halt: CancellationToken,
+}
+
+/// A claim that this node executes.
+#[derive(Clone)]
+pub(crate) struct Driven {
+    /// Stops it at once.
+    pub(crate) stop: CancellationToken,
+    pub(crate) mail: Arc<Mailbell>,
+}
+
+/// Tells whoever executes a run that letters may wait for it.
+#[derive(Default)]
+pub(crate) struct Mailbell {
+    rung: AtomicBool,
+}
+
+impl Mailbell {
+    pub(crate) fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+    }
+
+    /// Whether it has been rung since it was last asked.
+    pub(crate) fn take(&self) -> bool {
+        // A plain look first: this is asked before each step.
+        self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Shared {
@@ -67,8 +94,16 @@ impl Shared {
 
     /// Drops what this node does for a run, if it does anything.
     pub(crate) fn interrupt(&self, run: RunId) {
-        for token in self.driven.lock().range((run, 0)..=(run, u64::MAX)) {
-            token.1.cancel();
+        for (_, driven) in self.driven.lock().range((run, 0)..=(run, u64::MAX)) {
+            driven.stop.cancel();
         }
+    }
+
+    /// Letters may wait for a run: whoever executes it here looks, or it is claimed if it was parked.
+    pub(crate) fn ring(&self, run: RunId) {
+        for (_, driven) in self.driven.lock().range((run, 0)..=(run, u64::MAX)) {
+            driven.mail.ring();
+        }
+        self.doorbell.notify_one();
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use steadfast_store::Timestamp;
@@ -12,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
 use crate::journal::RunJournal;
+use crate::shared::Mailbell;
 
 /// Shared by every branch of one run's code.
 pub(crate) struct Board {
@@ -20,6 +22,10 @@ pub(crate) struct Board {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     pub(crate) drain: CancellationToken,
+    /// Rung when letters may wait for the run.
+    mail: Arc<Mailbell>,
+    /// Somebody wants the run to be put aside: no further step begins.
+    pausing: AtomicBool,
     activity: Mutex<Activity>,
     /// Steps that this execution has come to.
     met: Mutex<BTreeSet<String>>,
@@ -34,7 +40,7 @@ struct Activity {
     busy: usize,
     /// Branches that wait for a time, each with when it goes on.
     waits: Vec<Timestamp>,
-    /// Branches that stand still because the node drains.
+    /// Branches that stand still because the node drains, or the run is to pause.
     held: usize,
 }
 
@@ -45,6 +51,8 @@ pub(crate) enum Blocked {
     Until(Timestamp),
     /// The node drains.
     Drained,
+    /// The run is to be put aside.
+    Pausing,
     /// Something could not be written down: the run is no longer this node's to execute.
     Unwritten,
 }
@@ -55,7 +63,7 @@ pub(crate) struct Busy<'b>(&'b Board);
 /// A branch waits; dropping it ends that.
 pub(crate) struct Waits<'b>(&'b Board, Timestamp);
 
-/// A branch stands still because the node drains.
+/// A branch stands still because the node drains, or the run is to pause.
 pub(crate) struct Held<'b>(&'b Board);
 
 impl Board {
@@ -64,6 +72,7 @@ impl Board {
         catalog: Arc<Catalog>,
         now: Box<dyn Fn() -> Timestamp + Send + Sync>,
         drain: CancellationToken,
+        mail: Arc<Mailbell>,
     ) -> Self {
         let (journal, activity) = (tokio::sync::Mutex::new(journal), Mutex::default());
         Self {
@@ -71,6 +80,8 @@ impl Board {
             catalog,
             now,
             drain,
+            mail,
+            pausing: AtomicBool::new(false),
             activity,
             met: Mutex::default(),
             problem: Mutex::new(None),
@@ -94,6 +105,22 @@ impl Board {
     /// Whether this execution comes to a step of this name for the first time.
     pub(crate) fn meet(&self, step: &str) -> bool {
         self.met.lock().insert(step.to_owned())
+    }
+
+    /// Whether no further step may begin, because the node drains or the run is to pause. What else is
+    /// said to the run is written down.
+    pub(crate) async fn stands_still(&self) -> bool {
+        if self.mail.take() {
+            let taken = self.journal.lock().await.take_letters(false).await;
+            match taken {
+                Ok(pausing) => self.pausing.store(pausing, Ordering::Relaxed),
+                Err(error) => {
+                    self.problem.lock().get_or_insert(error);
+                    pending::<()>().await;
+                }
+            }
+        }
+        self.drain.is_cancelled() || self.pausing.load(Ordering::Relaxed)
     }
 
     pub(crate) fn busy(&self) -> Busy<'_> {
@@ -121,7 +148,8 @@ impl Board {
             return None;
         }
         if activity.held > 0 {
-            return Some(Blocked::Drained);
+            let pausing = self.pausing.load(Ordering::Relaxed);
+            return Some(if pausing { Blocked::Pausing } else { Blocked::Drained });
         }
         activity.waits.iter().min().copied().map(Blocked::Until)
     }

@@ -6,40 +6,25 @@ use std::task::Poll;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use steadfast_store::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 use super::board::{Blocked, Board};
 use super::context::RunContext;
 use super::step::StepError;
 use super::{Code, Running};
-use crate::catalog::Catalog;
+use crate::driver::Outcome;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason, WaitReason};
-use crate::journal::RunJournal;
-
-/// How an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The run is over or put aside; its state says which.
-    Settled,
-    /// The node drains.
-    Drained,
-}
 
 /// Runs the code from its beginning; what it has done already is remembered.
 ///
 /// # Errors
 /// The store refused or failed: the run is no longer this node's to execute.
-pub(crate) async fn drive(
-    code: &Code,
-    journal: RunJournal,
-    catalog: Arc<Catalog>,
-    now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-    drain: CancellationToken,
-) -> Result<Ended, RuntimeError> {
-    let (id, input) = (journal.run().id, journal.run().input.as_str().into());
-    let board = Arc::new(Board::new(journal, catalog, now, drain));
+pub(crate) async fn drive(code: &Code, board: Board) -> Result<Outcome, RuntimeError> {
+    let board = Arc::new(board);
+    let (id, input) = {
+        let journal = board.journal.lock().await;
+        (journal.run().id, journal.run().input.as_str().into())
+    };
     let undos = Arc::new(Mutex::new(Vec::new()));
     let context = RunContext { board: Arc::clone(&board), undos: Arc::clone(&undos), id, input };
     let event = match execute(&board, code(context.clone())).await {
@@ -54,7 +39,7 @@ pub(crate) async fn drive(
         }
     };
     board.journal.lock().await.append(vec![event]).await?;
-    Ok(Ended::Settled)
+    Ok(Outcome::Settled)
 }
 
 enum Reached {
@@ -74,16 +59,20 @@ async fn execute(board: &Board, mut running: Running) -> Reached {
     .await
 }
 
-async fn settle(board: &Board, blocked: Blocked) -> Result<Ended, RuntimeError> {
+async fn settle(board: &Board, blocked: Blocked) -> Result<Outcome, RuntimeError> {
     let until = match blocked {
-        Blocked::Drained => return Ok(Ended::Drained),
+        Blocked::Drained => return Ok(Outcome::Drained),
+        Blocked::Pausing => {
+            board.journal.lock().await.take_letters(true).await?;
+            return Ok(Outcome::Settled);
+        }
         Blocked::Until(until) => until,
-        Blocked::Unwritten => return board.take_problem().map_or(Ok(Ended::Drained), Err),
+        Blocked::Unwritten => return board.take_problem().map_or(Ok(Outcome::Drained), Err),
     };
     let detail = "the code waits for this time".to_owned();
     let parked = RunEvent::Parked { reason: WaitReason::Timer, wake_at: Some(until), detail };
     board.journal.lock().await.append(vec![parked]).await?;
-    Ok(Ended::Settled)
+    Ok(Outcome::Settled)
 }
 
 /// Undoes what was done, the last first; what cannot be undone does not stop the others. Says what came of

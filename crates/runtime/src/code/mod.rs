@@ -22,8 +22,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
+pub(crate) use self::board::Board;
 pub use self::context::RunContext;
-pub(crate) use self::drive::{Ended, drive};
+pub(crate) use self::drive::drive;
 pub use self::record::{StepFailure, StepRecord, StepState, Steps};
 pub use self::step::{Step, StepCall, StepError};
 

@@ -160,7 +160,7 @@ impl Step<'_> {
             }
             Some(StepState::Interrupted { .. } | StepState::Started { .. }) | None => {}
         }
-        if self.board.drain.is_cancelled() {
+        if self.board.stands_still().await {
             let _held = self.board.hold();
             drop(busy);
             return pending().await;

@@ -27,5 +27,8 @@ pub(crate) async fn cancel(shared: &Shared, command: CancelRun) -> Result<(), Ru
     let folded = seize(&shared.store, run, "cancel", event).await?;
     shared.interrupt(run);
     shared.announce(run, folded.seq);
+    if let Some(parent) = folded.parent {
+        shared.ring(parent);
+    }
     Ok(())
 }

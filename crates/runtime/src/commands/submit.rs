@@ -88,7 +88,7 @@ pub(crate) async fn submit(shared: &Shared, command: SubmitRun) -> Result<Submit
     let SubmitRun { agent, input, tenant, priority, key } = command;
     let (head, new) = create(
         shared.store.as_ref(),
-        RunEvent::Submitted { agent, input, call: None },
+        RunEvent::Submitted { agent, input, call: None, parent: None },
         Labels { tenant, priority, key },
     )
     .await?;
@@ -111,11 +111,11 @@ pub(crate) async fn create(
     event: RunEvent,
     labels: Labels,
 ) -> Result<(RunHead, bool), RuntimeError> {
-    let RunEvent::Submitted { agent, input, .. } = &event else {
+    let RunEvent::Submitted { agent, input, parent, .. } = &event else {
         let problem = format!("a run begins with `submitted`, not with `{}`", event.kind());
         return Err(RuntimeError::InvalidInput { problem });
     };
-    let (summary, agent) = (first_summary(input)?, agent.clone());
+    let (summary, agent, parent) = (first_summary(input)?, agent.clone(), *parent);
     let Labels { tenant, priority, key } = labels;
     let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
     let head = HeadUpdate {
@@ -126,7 +126,7 @@ pub(crate) async fn create(
     };
     let text = input.clone();
     let new = NewRun::new(tenant, agent, vec![packed], head);
-    let new = NewRun { priority, key, text, blobs, ..new };
+    let new = NewRun { priority, key, parent, text, blobs, ..new };
     match store.create(new).await? {
         Created::New(head) => Ok((head, true)),
         Created::Existing(head) => {

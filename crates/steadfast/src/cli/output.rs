@@ -6,7 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
 use steadfast_runtime::event::Degraded;
-use steadfast_runtime::{EventView, RunEvent, RunView};
+use steadfast_runtime::{Ending, EventView, RunEvent, RunView};
 
 /// Data: to standard output.
 pub(super) fn data(text: &str) {
@@ -106,6 +106,11 @@ pub(super) fn event(view: &EventView) -> String {
             format!("step {}/{}: {}", progress.step, progress.total, progress.description)
         }
         RunEvent::Parked { detail, .. } => format!("waits: {detail}"),
+        RunEvent::Signalled { name, by, .. } => format!("signal {name} by {by}"),
+        RunEvent::ChildEnded { child, ending } => format!("child {child} {}", ended(ending)),
+        RunEvent::Paused { by, reason } => {
+            format!("paused by {by} {}", reason.as_deref().unwrap_or_default())
+        }
         RunEvent::Resumed { by } => format!("resumed by {by}"),
         RunEvent::Cancelled { by, reason } => {
             format!("cancelled by {by} {}", reason.as_deref().unwrap_or_default())
@@ -114,6 +119,14 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+fn ended(ending: &Ending) -> String {
+    match ending {
+        Ending::Succeeded { output } => format!("succeeded: {}", first_line(output)),
+        Ending::Failed { message, .. } => format!("failed: {}", first_line(message)),
+        Ending::Cancelled { by, .. } => format!("cancelled by {by}"),
+    }
 }
 
 /// What stood in for a dependency, if anything did.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_providers::model::ToolCall;
-use steadfast_runtime::EventView;
 use steadfast_runtime::event::{Degraded, RunEvent, ToolOutcome};
+use steadfast_runtime::{Ending, EventView};
 use steadfast_store::Timestamp;
 
 use super::time::{exact, took};
@@ -84,13 +84,17 @@ impl Timeline {
             texts: Vec::new(),
         };
         match event {
-            RunEvent::Submitted { agent, input, call } => {
+            RunEvent::Submitted { agent, input, call, parent } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
                 let made = match call {
                     Some(call) => made
                         .fact("makes one call of", call.tool)
                         .fact("for run", call.from.to_string())
                         .fact("gives up at", exact(call.until)),
+                    None => made,
+                };
+                let made = match parent {
+                    Some(parent) => made.fact("started by run", parent.to_string()),
                     None => made,
                 };
                 self.add(made.text("Input", input, true));
@@ -284,6 +288,26 @@ fn plain(event: RunEvent, step: Step) -> Step {
             let step = step.named("parked", "Put aside", "waiting").text("Why", detail, true);
             match wake_at {
                 Some(at) => step.fact("goes on at", exact(at)),
+                None => step,
+            }
+        }
+        RunEvent::Signalled { name, payload, by } => step
+            .named("signalled", &format!("Signal {name}"), "said")
+            .fact("by", by)
+            .text("What was said", pretty(&payload.to_string()), false),
+        RunEvent::ChildEnded { child, ending } => {
+            let (badge, text) = match ending {
+                Ending::Succeeded { output } => ("succeeded", output),
+                Ending::Failed { message, .. } => ("failed", message),
+                Ending::Cancelled { by, .. } => ("cancelled", format!("cancelled by {by}")),
+            };
+            let step = step.named("child", "A child is over", badge);
+            step.fact("run", child.to_string()).text("How", text, false)
+        }
+        RunEvent::Paused { by, reason } => {
+            let step = step.named("paused", "Paused", "paused").fact("by", by);
+            match reason {
+                Some(reason) => step.text("Reason", reason, true),
                 None => step,
             }
         }
