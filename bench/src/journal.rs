@@ -5,12 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use steadfast_store::{
     Append, Caps, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _, NewEvent,
     NewRun, NodeId, SqliteOptions, SqliteStore, Store as _,
 };
+
+use crate::machine::{now, written};
 
 /// How long each case runs.
 const CASE: Duration = Duration::from_secs(3);
@@ -48,17 +50,6 @@ fn print(what: &str, mut times: Vec<Duration>, before: Option<u64>) {
         (_, _) => "-".to_owned(),
     };
     println!("| {what} | {per_s:.0} | {:.3} | {:.3} | {each} |", at(50), at(99));
-}
-
-/// Bytes that this process has sent to the disk, where the system counts them (Linux: `proc_pid_io(5)`).
-fn written() -> Option<u64> {
-    let counters = std::fs::read_to_string("/proc/self/io").ok()?;
-    counters.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn fdatasync(path: &Path) -> anyhow::Result<Vec<Duration>> {
