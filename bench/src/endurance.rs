@@ -77,8 +77,8 @@ async fn long(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn answer(step: usize) -> Result<usize, StepError> {
-    Ok(step)
+fn answer(step: usize) -> std::future::Ready<Result<usize, StepError>> {
+    std::future::ready(Ok(step))
 }
 
 fn median_us(times: &[Duration]) -> f64 {
