@@ -282,6 +282,20 @@ impl Leases for MemoryStore {
         Ok(())
     }
 
+    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
+        let mut shelves = self.open()?;
+        let now = self.clock.now();
+        if let Some(run) = shelves.runs.get_mut(&run)
+            && run.head.epoch == epoch
+            && run.head.disposition == Disposition::Held
+        {
+            run.head.owner = None;
+            run.head.disposition = Disposition::Ready;
+            run.head.updated_at = now;
+        }
+        Ok(())
+    }
+
     async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
         let mut shelves = self.open()?;
         let now = self.clock.now();

@@ -108,6 +108,10 @@ impl Leases for CrashStore {
         self.inner.retire(node).await
     }
 
+    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
+        self.inner.release(run, epoch).await
+    }
+
     async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
         self.inner.claim(node, limit).await
     }
