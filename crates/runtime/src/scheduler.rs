@@ -1,6 +1,9 @@
 //! One node's share of the work: it keeps its lease alive, claims runs while it has room, and drives
-//! each in a task of its own. Woken by the doorbell and by the store's next wake-up time; the slow
-//! poll is only a safety net.
+//! each in a task of its own. Woken by the doorbell, by what other nodes tell and by the store's next
+//! wake-up time; the slow poll is only a safety net.
+//!
+//! A store may be away and come back. A run whose driver could not write is given back then, and any node
+//! claims it. A node that could not renew its lease in time lets go of everything and registers anew.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,8 +11,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use steadfast_guard::Anomaly;
-use steadfast_store::{Append, Disposition, Fence, HeadUpdate, NodeId, RunHead, StoreError};
-use tokio::time::{Instant, MissedTickBehavior};
+use steadfast_store::{
+    Append, Changes, Disposition, Fence, HeadUpdate, NodeId, RunHead, StoreError,
+};
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -30,6 +35,13 @@ const POLL: Duration = Duration::from_secs(5);
 /// Share of the lease that is left when a node that could not renew stops its drivers.
 const LEASE_MARGIN: u32 = 4;
 
+/// How long after a failed attempt to register anew the next is made.
+const REGISTER: Duration = Duration::from_secs(1);
+
+/// How long after a failed attempt to give a run back the next is made: first, and at most.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
 /// Recorded answers forgotten at each renewal, at most: a transaction stays short.
 const KEYS_PURGED: usize = 1000;
 
@@ -37,15 +49,15 @@ pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     node: NodeId,
     drivers: TaskTracker,
-    /// The lease holds at least until then.
-    lease_until: Instant,
+    /// The lease holds at least until then; `None` while the node has to register anew.
+    lease_until: Option<Instant>,
 }
 
 impl Scheduler {
     pub(crate) async fn register(shared: Arc<Shared>, node: NodeId) -> Result<Self, RuntimeError> {
         let began = Instant::now();
         shared.store.renew(&node, shared.options.lease_ttl).await?;
-        let lease_until = began + shared.options.lease_ttl;
+        let lease_until = Some(began + shared.options.lease_ttl);
         Ok(Self { shared, node, drivers: TaskTracker::new(), lease_until })
     }
 
@@ -55,16 +67,21 @@ impl Scheduler {
         let mut renewal = tokio::time::interval(self.shared.options.lease_ttl / 3);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let drain = self.shared.drain.clone();
-        loop {
-            if drain.is_cancelled() {
-                break;
+        while !drain.is_cancelled() {
+            let nap = tokio::select! {
+                nap = self.claim() => nap,
+                () = drain.cancelled() => break,
+            };
+            if self.lease_until.is_none() {
+                renewal.reset_after(REGISTER);
             }
-            let nap = self.claim().await;
             tokio::select! {
                 () = drain.cancelled() => break,
                 _ = renewal.tick() => self.renew().await,
                 () = self.shared.doorbell.notified() => {}
-                () = tokio::time::sleep(nap) => {}
+                changes = self.shared.store.changed() => self.hear(changes).await,
+                () = self.lease_runs_out() => self.let_go("it was not renewed in time"),
+                () = sleep(nap) => {}
             }
         }
         self.drivers.close();
@@ -82,12 +99,18 @@ impl Scheduler {
     }
 
     /// Fills the free places with runs; returns how long nothing can be due.
-    async fn claim(&self) -> Duration {
+    async fn claim(&mut self) -> Duration {
+        let Some(stop_at) = self.stop_at() else { return POLL };
         let free = self.shared.options.concurrency.saturating_sub(self.shared.driven.lock().len());
         if free == 0 {
             return POLL;
         }
-        match self.shared.store.claim(&self.node, free).await {
+        let Ok(claimed) = timeout_at(stop_at, self.shared.store.claim(&self.node, free)).await
+        else {
+            self.let_go("the store gives no answer");
+            return POLL;
+        };
+        match claimed {
             Ok(heads) => {
                 let full = heads.len() == free;
                 for head in heads {
@@ -114,32 +137,65 @@ impl Scheduler {
         self.shared.catalog.anomalies().for_each(Anomaly::check);
         let began = Instant::now();
         let ttl = self.shared.options.lease_ttl;
-        match self.shared.store.renew(&self.node, ttl).await {
-            Ok(()) => {
-                self.lease_until = began + ttl;
+        let renewing = self.shared.store.renew(&self.node, ttl);
+        let renewed = match self.stop_at() {
+            Some(stop_at) => timeout_at(stop_at, renewing).await,
+            None => Ok(renewing.await),
+        };
+        match renewed {
+            Ok(Ok(())) => {
+                self.lease_until = Some(began + ttl);
                 if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
                     warn!(node = %self.node, error = chain(&error), "cannot forget old answers");
                 }
             }
-            Err(StoreError::NodeLost { .. }) => {
-                warn!(node = %self.node, "lease lost: dropping all runs and registering anew");
-                self.stop_drivers();
-                self.node = NodeId::generate();
-                self.shared.operations.set_node(self.node.clone());
-            }
-            Err(error) => {
+            Ok(Err(StoreError::NodeLost { .. })) => self.let_go("it had expired"),
+            // Whoever takes over must not find us still calling out.
+            Err(_) => self.let_go("the store gives no answer"),
+            Ok(Err(error)) => {
                 error!(node = %self.node, error = chain(&error), "cannot renew the lease");
-                // Whoever takes over must not find us still calling out.
-                if began + ttl / LEASE_MARGIN >= self.lease_until {
-                    self.stop_drivers();
-                }
             }
         }
     }
 
-    fn stop_drivers(&self) {
+    /// When a node that has not renewed its lease stops its drivers.
+    fn stop_at(&self) -> Option<Instant> {
+        let margin = self.shared.options.lease_ttl / LEASE_MARGIN;
+        self.lease_until.map(|until| until.checked_sub(margin).unwrap_or(until))
+    }
+
+    async fn lease_runs_out(&self) {
+        match self.stop_at() {
+            Some(stop_at) => tokio::time::sleep_until(stop_at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops every driver. What they held is taken over by whoever claims it once the lease has expired;
+    /// this node goes on under another name.
+    fn let_go(&mut self, why: &str) {
+        warn!(node = %self.node, why, "lease lost: dropping all runs and registering anew");
         for token in self.shared.driven.lock().values() {
             token.cancel();
+        }
+        self.node = NodeId::generate();
+        self.shared.operations.set_node(self.node.clone());
+        self.lease_until = None;
+    }
+
+    /// Passes on what other nodes have done, and stops drivers whose runs they have taken.
+    async fn hear(&self, changes: Changes) {
+        if changes.missed {
+            self.shared.notices.publish_missed();
+        }
+        for (run, seq) in changes.grown {
+            self.shared.notices.publish(run, seq);
+            let Some((epoch, token)) = self.shared.driven_under(run) else { continue };
+            if let Ok(Some(head)) = self.shared.store.head(run).await
+                && head.epoch > epoch
+            {
+                token.cancel();
+            }
         }
     }
 
@@ -193,8 +249,42 @@ async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: Can
         Ok(Err(RuntimeError::Store(StoreError::Fenced { .. } | StoreError::Conflict { .. }))) => {
             debug!(%run, "somebody else has the run now");
         }
+        Ok(Err(RuntimeError::Store(error @ StoreError::Unavailable { .. }))) => {
+            give_back(shared, &head, &stop, error).await;
+        }
         Ok(Err(error)) => give_up(shared, &head, &chain(&error)).await,
         Err(_) => give_up(shared, &head, "a defect in Steadfast: the driver panicked").await,
+    }
+}
+
+/// A store that is away is not the run's fault: it is given back, as soon as that can be written. If the
+/// node drains or has let go, somebody else does it.
+async fn give_back(
+    shared: &Shared,
+    head: &RunHead,
+    stop: &CancellationToken,
+    mut error: StoreError,
+) {
+    let mut pause = RETRY;
+    loop {
+        warn!(run = %head.id, error = chain(&error), "the store is away: giving the run back");
+        let released = async {
+            sleep(pause).await;
+            shared.store.release(head.id, head.epoch).await
+        };
+        let released = tokio::select! {
+            released = released => released,
+            () = stop.cancelled() => return,
+            () = shared.drain.cancelled() => return,
+        };
+        match released {
+            Ok(()) => return,
+            Err(again @ StoreError::Unavailable { .. }) => error = again,
+            Err(other) => {
+                return error!(run = %head.id, error = chain(&other), "cannot give the run back");
+            }
+        }
+        pause = (pause * 2).min(RETRY_MAX);
     }
 }
 

@@ -62,6 +62,13 @@ impl Shared {
         self.doorbell.notify_one();
     }
 
+    /// The newest claim of a run that this node executes: its epoch, and what stops it at once.
+    pub(crate) fn driven_under(&self, run: RunId) -> Option<(u64, CancellationToken)> {
+        let driven = self.driven.lock();
+        let newest = driven.range((run, 0)..=(run, u64::MAX)).next_back();
+        newest.map(|((_, epoch), token)| (*epoch, token.clone()))
+    }
+
     /// Drops what this node does for a run, if it does anything.
     pub(crate) fn interrupt(&self, run: RunId) {
         for token in self.driven.lock().range((run, 0)..=(run, u64::MAX)) {
