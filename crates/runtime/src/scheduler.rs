@@ -185,17 +185,22 @@ impl Scheduler {
 
     /// Passes on what other nodes have done, and stops drivers whose runs they have taken.
     async fn hear(&self, changes: Changes) {
-        if changes.missed {
-            self.shared.notices.publish_missed();
-        }
-        for (run, seq) in changes.grown {
-            self.shared.notices.publish(run, seq);
+        let driven: Vec<_> = self.shared.driven.lock().keys().map(|(run, _)| *run).collect();
+        let touched =
+            driven.into_iter().filter(|run| changes.missed || changes.grown.contains_key(run));
+        for run in touched {
             let Some((epoch, token)) = self.shared.driven_under(run) else { continue };
             if let Ok(Some(head)) = self.shared.store.head(run).await
                 && head.epoch > epoch
             {
                 token.cancel();
             }
+        }
+        if changes.missed {
+            self.shared.notices.publish_missed();
+        }
+        for (run, seq) in changes.grown {
+            self.shared.notices.publish(run, seq);
         }
     }
 

@@ -100,6 +100,15 @@ impl PostgresStore {
         let tickets = Mutex::new(HashMap::new());
         Ok(Self { id, address, clock, writer, readers, listener, tickets })
     }
+
+    /// Whether a URL holds a password.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be used; the error does not repeat it.
+    pub fn holds_password(url: &str) -> Result<bool, StoreError> {
+        let address = Address::parse(url, &PostgresOptions::default().schema)?;
+        Ok(address.config.get_password().is_some())
+    }
 }
 
 #[async_trait]

@@ -7,6 +7,8 @@
 //! Other crates include this file by its path.
 #![expect(
     clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
     clippy::print_stderr,
     reason = "a server is a child of the tests, and a test that is skipped says so"
 )]
@@ -18,8 +20,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The password of the tests' user; no error may show it.
-pub(crate) const PASSWORD: &str = "correct horse";
+/// The password of the tests' user, as it is and as it stands in a URL; no error may show it.
+const PASSWORD: &str = "correct horse";
 const PASSWORD_IN_URL: &str = "correct%20horse";
 
 /// Waits for the end of standard input, then stops the server in `$1` and removes the folder.
@@ -59,7 +61,8 @@ impl Server {
             eprintln!("skipped: PostgreSQL's `initdb` is not on this machine");
             return None;
         };
-        let folder = tempfile::Builder::new().prefix("steadfast-pg-").tempdir().unwrap().keep();
+        let folder =
+            tempfile::Builder::new().prefix("steadfast-pg-").tempdir().expect("a folder").keep();
         let guard = guard(&folder, &programs);
         let mut server = Self { folder, programs, port: 0, _guard: guard };
         server.initialise();
@@ -75,10 +78,10 @@ impl Server {
 
     fn initialise(&self) {
         let secret = self.folder.join("password");
-        std::fs::write(&secret, PASSWORD).unwrap();
+        std::fs::write(&secret, PASSWORD).expect("written");
         if let Some(user) = user() {
             let given = Command::new("chown").arg("-R").arg(user).arg(&self.folder).status();
-            assert!(given.unwrap().success(), "the folder cannot be given to {user}");
+            assert!(given.expect("chown").success(), "the folder cannot be given to {user}");
         }
         let made = as_user(&self.programs.join("initdb"))
             .args(["--username=clerk", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"])
@@ -86,7 +89,7 @@ impl Server {
             .arg("-D")
             .arg(self.folder.join("data"))
             .output()
-            .unwrap();
+            .expect("initdb");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
@@ -95,19 +98,9 @@ impl Server {
         format!("postgres://clerk:{PASSWORD_IN_URL}@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// As [`Self::url`], with a wrong password.
-    pub(crate) fn wrong_url(&self) -> String {
-        self.url().replace(PASSWORD_IN_URL, "wrong-horse")
-    }
-
-    /// Stops the server as a power cut would.
-    pub(crate) fn crash(&self) {
-        assert!(self.control(&["stop", "-m", "immediate"]), "{}", self.log());
-    }
-
-    /// Stops the server in order, cutting its connections off.
-    pub(crate) fn stop(&self) {
-        assert!(self.control(&["stop", "-m", "fast"]), "{}", self.log());
+    /// Stops the server: `fast` cuts its connections off in order, `immediate` is as a power cut.
+    pub(crate) fn halt(&self, mode: &str) {
+        assert!(self.control(&["stop", "-m", mode]), "{}", self.log());
     }
 
     /// Starts the server again, at the same place.
@@ -128,7 +121,7 @@ impl Server {
         }
         // What the server inherits would keep a pipe of the test open.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().unwrap().success()
+        command.status().expect("pg_ctl").success()
     }
 
     /// The end of what the server has said.
@@ -139,7 +132,7 @@ impl Server {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
 }
 
 fn guard(folder: &Path, programs: &Path) -> Child {
@@ -156,7 +149,7 @@ fn guard(folder: &Path, programs: &Path) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .expect("a shell")
 }
 
 /// The folder with `initdb` and `pg_ctl`: on the path, or where Debian keeps them.
@@ -194,8 +187,8 @@ fn as_user(program: &Path) -> Command {
         None => command = Command::new(program),
         Some(user) => {
             command = Command::new("setpriv");
-            let group = Command::new("id").args(["-g", user]).output().unwrap().stdout;
-            let group = String::from_utf8(group).unwrap();
+            let group = Command::new("id").args(["-g", user]).output().expect("id").stdout;
+            let group = String::from_utf8(group).expect("a number");
             command.arg(format!("--reuid={user}")).arg(format!("--regid={}", group.trim()));
             command.arg("--clear-groups").arg(program);
         }
