@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
-    Append, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store,
-    StoreError, Timestamp,
+    Append, Appended, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, RunHead, RunId,
+    Store, StoreError, Timestamp,
 };
 use tracing::warn;
 
@@ -36,6 +36,9 @@ pub(crate) struct Along {
     /// Facts that become true with them.
     pub(crate) facts: Vec<FactWrite>,
 }
+
+/// How often an append is tried of which nobody knows whether it has happened.
+const APPENDS_TRIED: u32 = 3;
 
 /// A run and the right to append to it.
 pub(crate) struct RunJournal {
@@ -161,8 +164,7 @@ impl RunJournal {
         }
         let head = if face_changes { Some(face(&self.run)?) } else { None };
         let appended = self
-            .store
-            .append(Append {
+            .append_surely(Append {
                 events: packed,
                 blobs,
                 checkpoint,
@@ -180,6 +182,32 @@ impl RunJournal {
         self.run.updated_at = appended.at;
         self.notices.publish(self.run.id, appended.head_seq);
         Ok(())
+    }
+}
+
+impl RunJournal {
+    /// Appends; when the store was away and nobody knows what came of it, looks and goes on from there.
+    /// Under this epoch only this journal appends: the log has grown by this append, or not at all.
+    async fn append_surely(&self, append: Append) -> Result<Appended, StoreError> {
+        let (before, after) =
+            (append.expected_seq, append.expected_seq + append.events.len() as u64);
+        let mut attempts = 1;
+        loop {
+            let error = match self.store.append(append.clone()).await {
+                Err(error @ StoreError::Unavailable { .. }) if attempts < APPENDS_TRIED => error,
+                outcome => return outcome,
+            };
+            attempts += 1;
+            let head = self.store.head(append.run).await?;
+            let Some(head) = head.filter(|head| head.epoch == self.epoch) else {
+                return Err(error);
+            };
+            if head.head_seq == after && after > before {
+                let last = self.store.read(append.run, after - 1, 1).await?;
+                let at = last.first().map_or(head.updated_at, |event| event.at);
+                return Ok(Appended { head_seq: after, epoch: self.epoch, at });
+            }
+        }
     }
 }
 

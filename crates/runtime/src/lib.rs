@@ -18,6 +18,7 @@ pub mod agent;
 mod call;
 mod catalog;
 mod checkpoint;
+mod claimed;
 pub mod code;
 mod commands;
 mod driver;

@@ -92,6 +92,13 @@ impl Shared {
         self.doorbell.notify_one();
     }
 
+    /// The newest claim of a run that this node executes: its epoch, and how to reach it.
+    pub(crate) fn driven_under(&self, run: RunId) -> Option<(u64, Driven)> {
+        let driven = self.driven.lock();
+        let newest = driven.range((run, 0)..=(run, u64::MAX)).next_back();
+        newest.map(|((_, epoch), driven)| (*epoch, driven.clone()))
+    }
+
     /// Drops what this node does for a run, if it does anything.
     pub(crate) fn interrupt(&self, run: RunId) {
         for (_, driven) in self.driven.lock().range((run, 0)..=(run, u64::MAX)) {

@@ -10,7 +10,14 @@ const NOTICES_KEPT: usize = 1024;
 /// Tells that runs' logs have grown.
 #[derive(Clone, Debug)]
 pub(crate) struct Notices {
-    sender: broadcast::Sender<Notice>,
+    sender: broadcast::Sender<Told>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Grown(Notice),
+    /// Any log may have grown.
+    Missed,
 }
 
 /// A run's log has grown.
@@ -29,7 +36,12 @@ impl Notices {
 
     pub(crate) fn publish(&self, run: RunId, seq: u64) {
         // Nobody listening is the usual case, and no error.
-        drop(self.sender.send(Notice { run, seq }));
+        drop(self.sender.send(Told::Grown(Notice { run, seq })));
+    }
+
+    /// Any log may have grown, by the hand of another node.
+    pub(crate) fn publish_missed(&self) {
+        drop(self.sender.send(Told::Missed));
     }
 
     pub(crate) fn subscribe(&self) -> Watch {
@@ -40,7 +52,7 @@ impl Notices {
 /// A reader of notices.
 #[derive(Debug)]
 pub struct Watch {
-    receiver: broadcast::Receiver<Notice>,
+    receiver: broadcast::Receiver<Told>,
 }
 
 impl Watch {
@@ -49,9 +61,10 @@ impl Watch {
     pub async fn changed(&mut self, run: Option<RunId>) -> bool {
         loop {
             match self.receiver.recv().await {
-                Ok(notice) if run.is_none_or(|run| run == notice.run) => return true,
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                Ok(Told::Grown(notice)) if run.is_some_and(|run| run != notice.run) => {}
+                Ok(Told::Grown(_) | Told::Missed) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                    return true;
+                }
                 Err(broadcast::error::RecvError::Closed) => return false,
             }
         }

@@ -1,15 +1,17 @@
 //! One node: store, runtime and what they use, built from the configuration and taken down in order.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
 use steadfast_providers::process::{ProcessOwner, sweep_orphans};
 use steadfast_runtime::{Catalog, CheckpointPolicy, Runtime, RuntimeOptions};
-use steadfast_store::{SqliteOptions, SqliteStore, Store};
+use steadfast_store::{PostgresStore, SqliteOptions, SqliteStore, Store};
 use tracing::warn;
 
-use crate::config::{Assembly, Config, Services, assemble, verify};
+use crate::config::{Assembly, Config, Services, StorePlace, assemble, verify};
 
 /// Where faults are injected, for people who would otherwise search for their cause; empty if nowhere.
 pub(crate) fn drills(catalog: &Catalog) -> Vec<String> {
@@ -18,6 +20,31 @@ pub(crate) fn drills(catalog: &Catalog) -> Vec<String> {
         format!("FAULTS ARE INJECTED into calls of `{}`, by its policy's `chaos`", guard.name())
     });
     told.collect()
+}
+
+/// Opens the store, and names this instance: by its file, which it has for itself, or by a database that
+/// it shares and by where it listens.
+async fn open(
+    config: &Config,
+    listens: Option<SocketAddr>,
+) -> anyhow::Result<(Arc<dyn Store>, ProcessOwner)> {
+    let (store, owner): (Arc<dyn Store>, String) = match config.store_place()? {
+        StorePlace::File(path) => {
+            let store = SqliteStore::open(&path, SqliteOptions::default())?;
+            let owner = store.id();
+            (Arc::new(store), owner)
+        }
+        StorePlace::Database { url, options } => {
+            let store = PostgresStore::connect(url.expose_secret(), options).await?;
+            let place = listens.map_or_else(
+                || format!("process {}", std::process::id()),
+                |address| address.to_string(),
+            );
+            let owner = format!("{} at {place}", store.id());
+            (Arc::new(store), owner)
+        }
+    };
+    Ok((store, ProcessOwner::new(&owner)))
 }
 
 /// How long orphans of a node that died may take to end before they are killed.
@@ -32,16 +59,14 @@ pub(crate) struct Node {
 
 impl Node {
     /// Checks the configuration, opens the store, ends what an earlier node left behind, starts what the configuration names,
-    /// and begins to execute runs.
-    pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
+    /// and begins to execute runs. Where it listens tells it from other nodes of this machine.
+    pub(crate) async fn start(
+        config: &Config,
+        listens: Option<SocketAddr>,
+    ) -> anyhow::Result<Self> {
         // First: a wrong configuration must not leave a new store behind.
         verify(config).await?;
-        let path = config.resolve(&config.store.path);
-        let store: Arc<dyn Store> = Arc::new(
-            SqliteStore::open(&path, SqliteOptions::default())
-                .with_context(|| "cannot open the store".to_owned())?,
-        );
-        let owner = ProcessOwner::new(&store.id());
+        let (store, owner) = open(config, listens).await.context("cannot open the store")?;
         // Children of a node that was killed may still be at work; a run must not verify an effect
         // that is still being made.
         let swept = sweep_orphans(owner.id(), ORPHAN_GRACE).await;

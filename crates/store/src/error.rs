@@ -89,22 +89,22 @@ pub enum StoreError {
     },
     /// The store was written by a newer release.
     #[error(
-        "{path} has schema version {found} and this release knows versions up to {known}: use the \
+        "{place} has schema version {found} and this release knows versions up to {known}: use the \
          release that wrote it, or a newer one"
     )]
     Newer {
-        /// The store's file.
-        path: PathBuf,
+        /// The store: its file, or where its tables are.
+        place: String,
         /// Its version.
         found: i64,
         /// The newest version known here.
         known: i64,
     },
-    /// The file is there and is not a store.
-    #[error("{path} is not a Steadfast store: {problem}")]
+    /// The file, or the schema of the database, is there and is not a store.
+    #[error("{place} is not a Steadfast store: {problem}")]
     NotAStore {
-        /// The file.
-        path: PathBuf,
+        /// The file, or where the tables are.
+        place: String,
         /// Why.
         problem: String,
     },

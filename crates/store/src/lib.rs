@@ -19,6 +19,7 @@ mod error;
 mod facts;
 mod mail;
 mod memory;
+mod postgres;
 mod rules;
 mod sqlite;
 mod turns;
@@ -28,10 +29,11 @@ pub use error::StoreError;
 pub use facts::{FACT_BYTES_MAX, Fact, FactFilter, FactName, FactWrite};
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use turns::{AGEING, Caps};
 pub use types::{
-    Append, Appended, Blob, BlobHash, Checkpoint, Created, Disposition, Fence, HeadUpdate,
+    Append, Appended, Blob, BlobHash, Changes, Checkpoint, Created, Disposition, Fence, HeadUpdate,
     KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NewEvent, NewRun, NodeId, Page,
     RunFilter, RunHead, RunId, StoredEvent, TEXT_BYTES_MAX, Timestamp,
 };
@@ -66,7 +68,7 @@ pub trait Journal: Send + Sync {
     /// either: nothing to write; a seizure without a head update, or one that leaves the run held; an
     /// append under [`Fence::Holding`] to a run that has ended; [`Disposition::Held`] for a run that
     /// nobody holds; a blob under another hash than its own. [`StoreError::Unavailable`]: the medium
-    /// failed; the store accepts no further writes until it is opened again.
+    /// failed. A file accepts no further writes until it is opened again; a database comes back.
     async fn append(&self, append: Append) -> Result<Appended, StoreError>;
 
     /// Events of a run with `seq > after`, oldest first, at most `limit`.
@@ -188,6 +190,13 @@ pub trait Leases: Send + Sync {
     /// The medium failed.
     async fn retire(&self, node: &NodeId) -> Result<(), StoreError>;
 
+    /// Gives back one held run: it becomes ready at once. Without effect if it is not held under this
+    /// epoch any more.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError>;
+
     /// Takes up to `limit` runs for a node, as far as `caps` allow: those that are ready, whose wake-up
     /// time has come, or whose owner's lease has expired; the latter two become ready first. Each that is
     /// taken gets a new epoch, which fences every earlier owner, as does the expiry of a lease.
@@ -253,6 +262,13 @@ pub trait Store: Journal + Catalog + Mailbox + Leases + Keys + Facts + 'static {
 
     /// The store's wall clock.
     fn now(&self) -> Timestamp;
+
+    /// Waits until another node has changed something, or may have, and says what. A store that no other
+    /// node can change waits for ever. For one caller at a time; cancel-safe. It is a hint that comes soon
+    /// but may get lost: whoever depends on it also looks from time to time.
+    async fn changed(&self) -> Changes {
+        std::future::pending().await
+    }
 
     /// Finishes what was accepted, then closes; every later call is [`StoreError::Unavailable`].
     ///

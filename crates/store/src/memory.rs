@@ -470,6 +470,18 @@ impl Leases for MemoryStore {
         Ok(())
     }
 
+    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
+        let mut shelves = self.open()?;
+        let now = self.clock.now();
+        if let Some(run) = shelves.runs.get_mut(&run)
+            && run.head.epoch == epoch
+            && run.head.disposition == Disposition::Held
+        {
+            run.make_ready(now, now);
+        }
+        Ok(())
+    }
+
     async fn claim(
         &self,
         node: &NodeId,

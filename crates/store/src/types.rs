@@ -1,6 +1,7 @@
 //! The words of the store: what goes in and what comes out.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -447,6 +448,29 @@ impl Page {
         runs.truncate(limit);
         let next = runs.last().filter(|_| more).map(|head| head.id);
         Self { runs, next }
+    }
+}
+
+/// What other nodes have done to a store that several nodes share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// A run may have become ready to be claimed.
+    pub ready: bool,
+    /// Runs whose logs have grown, with the last event that was told of.
+    pub grown: BTreeMap<RunId, u64>,
+    /// More logs may have grown than are named here.
+    pub missed: bool,
+}
+
+impl Changes {
+    /// Takes others in.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.ready |= other.ready;
+        self.missed |= other.missed;
+        for (run, seq) in other.grown {
+            let known = self.grown.entry(run).or_default();
+            *known = seq.max(*known);
+        }
     }
 }
 

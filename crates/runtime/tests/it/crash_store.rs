@@ -1,9 +1,9 @@
 //! A store in front of which a process can die: at one chosen write, before or after it is on disk, whoever
-//! writes hears nothing any more.
+//! writes hears nothing any more. It can also be away for a while, as a database is that restarts.
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,13 +29,33 @@ pub(crate) struct CrashStore {
     left: AtomicUsize,
     dies: Dies,
     pub(crate) dead: Notify,
+    away: AtomicBool,
 }
 
 impl CrashStore {
     /// Dies at the write of this number, from 0.
     pub(crate) fn new(inner: &Arc<MemoryStore>, write: usize, dies: Dies) -> Arc<Self> {
         let (inner, left) = (Arc::clone(inner), AtomicUsize::new(write + 1));
-        Arc::new(Self { inner, left, dies, dead: Notify::new() })
+        let (dead, away) = (Notify::new(), AtomicBool::new(false));
+        Arc::new(Self { inner, left, dies, dead, away })
+    }
+
+    /// Does not die, but may be away.
+    pub(crate) fn steady(inner: &Arc<MemoryStore>) -> Arc<Self> {
+        Self::new(inner, usize::MAX - 1, Dies::Before)
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// What an absent store answers.
+    fn present(&self) -> Result<(), StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            let (place, problem) = (self.inner.describe(), "it is away".to_owned());
+            return Err(StoreError::Unavailable { place, problem });
+        }
+        Ok(())
     }
 
     /// Whether it has died.
@@ -44,7 +64,11 @@ impl CrashStore {
     }
 
     /// Writes through, unless the process dies here. Once it is dead, nothing is written any more.
-    async fn write<T>(&self, write: impl Future<Output = T>) -> T {
+    async fn write<T>(
+        &self,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.present()?;
         match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
         {
             Ok(2..) => return write.await,
@@ -72,14 +96,17 @@ impl Journal for CrashStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.present()?;
         self.inner.read(run, after, limit).await
     }
 
     async fn checkpoints(&self, run: RunId) -> Result<Vec<Checkpoint>, StoreError> {
+        self.present()?;
         self.inner.checkpoints(run).await
     }
 
     async fn blob(&self, hash: BlobHash) -> Result<Option<Bytes>, StoreError> {
+        self.present()?;
         self.inner.blob(hash).await
     }
 }
@@ -87,18 +114,22 @@ impl Journal for CrashStore {
 #[async_trait]
 impl Catalog for CrashStore {
     async fn head(&self, run: RunId) -> Result<Option<RunHead>, StoreError> {
+        self.present()?;
         self.inner.head(run).await
     }
 
     async fn list(&self, filter: RunFilter) -> Result<Page, StoreError> {
+        self.present()?;
         self.inner.list(filter).await
     }
 
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
+        self.present()?;
         self.inner.count_by_state(cap).await
     }
 
     async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
+        self.present()?;
         self.inner.flag(run, problem).await
     }
 }
@@ -110,6 +141,7 @@ impl Mailbox for CrashStore {
     }
 
     async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.present()?;
         self.inner.letters(run, limit).await
     }
 }
@@ -136,11 +168,18 @@ impl Facts for CrashStore {
 #[async_trait]
 impl Leases for CrashStore {
     async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError> {
+        self.present()?;
         self.inner.renew(node, ttl).await
     }
 
     async fn retire(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.present()?;
         self.inner.retire(node).await
+    }
+
+    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
+        self.present()?;
+        self.inner.release(run, epoch).await
     }
 
     async fn claim(
@@ -149,10 +188,12 @@ impl Leases for CrashStore {
         limit: usize,
         caps: &Caps,
     ) -> Result<Vec<RunHead>, StoreError> {
+        self.present()?;
         self.inner.claim(node, limit, caps).await
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.present()?;
         self.inner.next_wake().await
     }
 }
@@ -168,6 +209,7 @@ impl Keys for CrashStore {
     }
 
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        self.present()?;
         self.inner.purge_keys(limit).await
     }
 }

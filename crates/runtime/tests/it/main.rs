@@ -7,11 +7,15 @@
     reason = "a test ends where something is not as said"
 )]
 
+mod away;
 mod boundaries;
 mod code;
 mod crash_store;
 mod examples;
 mod once;
+mod postgres;
+#[path = "../../../store/tests/it/postgres_server.rs"]
+mod postgres_server;
 mod runs;
 mod stand_in;
 mod world;

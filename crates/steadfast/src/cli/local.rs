@@ -25,7 +25,7 @@ pub(super) async fn run(
     }
     let order = SubmitRun { key, ..SubmitRun::new(agent, input) };
     check_order(config, &order)?;
-    let node = Node::start(config).await?;
+    let node = Node::start(config, None).await?;
     drills(node.runtime.catalog()).iter().for_each(|drill| output::talk(drill));
     let submitted = node.runtime.submit(order).await;
     let submitted = match submitted {

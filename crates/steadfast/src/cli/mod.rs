@@ -55,6 +55,10 @@ enum Command {
         /// Listen here instead of `server.listen`; loopback only.
         #[arg(long)]
         listen: Option<std::net::SocketAddr>,
+        /// Keep runs in this database instead of in `store.url` or `store.path`: `postgres://...`
+        /// without a password, or `env:VARIABLE`.
+        #[arg(long)]
+        store: Option<String>,
     },
     /// Run an agent here and now, without a server, and print its answer.
     Run {
@@ -254,9 +258,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { config, server, output, command } = cli;
     let client = || client::Client::new(&server);
     match command {
-        Command::Serve { listen } => {
+        Command::Serve { listen, store } => {
             let config = Config::load(config.as_deref())?;
-            serve::serve(&config, listen).await
+            serve::serve(config, listen, store).await
         }
         Command::Run { agent, input, key } => {
             let config = Config::load(config.as_deref())?;

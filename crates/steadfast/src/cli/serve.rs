@@ -20,9 +20,16 @@ use crate::reload::Reload;
 use crate::server::{self, ServerState};
 use crate::simulated::SimulatedProvider;
 
-pub(super) async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Result<Exit> {
-    start_logging(config)?;
-    let serving = Serving::start(config, listen).await?;
+pub(super) async fn serve(
+    mut config: Config,
+    listen: Option<SocketAddr>,
+    store: Option<String>,
+) -> anyhow::Result<Exit> {
+    start_logging(&config)?;
+    if store.is_some() {
+        config.store.url = store;
+    }
+    let serving = Serving::start(&config, listen).await?;
     output::talk(&serving.banner());
     wait_for_signal().await?;
     serving.stop().await
@@ -52,7 +59,7 @@ impl Serving {
             format!("cannot listen on {listen}: choose another with `--listen`")
         })?;
         let address = listener.local_addr()?;
-        let node = Node::start(config).await?;
+        let node = Node::start(config, Some(address)).await?;
         let stop = CancellationToken::new();
         let reload = Reload::new(config, node.runtime.clone());
         let problem = reload.as_ref().map(Reload::problem).unwrap_or_default();

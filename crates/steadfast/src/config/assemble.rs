@@ -66,6 +66,7 @@ pub(crate) async fn assemble(
 /// that a wrong one leaves nothing behind. What only an MCP server can tell is found by [`assemble`].
 pub(crate) async fn verify(config: &Config) -> Result<(), ConfigError> {
     let verified = async {
+        config.store_place()?;
         let owner = ProcessOwner::new(&format!("verify-{}", std::process::id()));
         let parts = Parts::gather(config, &owner).await?;
         let servers = mcp_configs(config)?;

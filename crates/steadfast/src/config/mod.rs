@@ -4,6 +4,7 @@
 mod assemble;
 mod place;
 mod sections;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRul
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
 use sections::{ChaosSection, LogSection, RuntimeSection, ServerSection, StoreSection};
+pub(crate) use store::StorePlace;
 
 /// The file looked for if none is named.
 pub(crate) const DEFAULT_FILE: &str = "steadfast.toml";

@@ -29,11 +29,15 @@ impl Default for ServerSection {
 pub(crate) struct StoreSection {
     /// The SQLite file. Default `steadfast.db`.
     pub(crate) path: PathBuf,
+    /// A PostgreSQL database instead, for one node or many: its URL, or `env:VARIABLE`.
+    pub(crate) url: Option<String>,
+    /// The schema of the database that holds the tables. Default `steadfast`.
+    pub(crate) schema: Option<String>,
 }
 
 impl Default for StoreSection {
     fn default() -> Self {
-        Self { path: PathBuf::from("steadfast.db") }
+        Self { path: PathBuf::from("steadfast.db"), url: None, schema: None }
     }
 }
 

@@ -103,10 +103,10 @@ pub async fn sequence_numbers_have_no_holes(store: Arc<dyn Store>) -> Outcome {
 pub async fn an_append_is_fenced_by_its_epoch(store: Arc<dyn Store>) -> Outcome {
     let id = create(&*store, new_run()).await?.id;
     let (old, young) = (NodeId::generate(), NodeId::generate());
-    store.renew(&old, Duration::from_millis(20)).await?;
+    store.renew(&old, Duration::from_secs(2)).await?;
     assert_eq!(store.claim(&old, 1, &Caps::default()).await?.len(), 1);
     store.append(append(id, 1, 1)).await?;
-    tokio::time::sleep(Duration::from_millis(40)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     store.renew(&young, Duration::from_secs(60)).await?;
     assert_eq!(store.claim(&young, 1, &Caps::default()).await?.len(), 1);
     let before = head(&*store, id).await?;

@@ -13,8 +13,9 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(600);
-const SHORT: Duration = Duration::from_millis(20);
-const LONGER_THAN_SHORT: Duration = Duration::from_millis(50);
+/// Long enough that a busy machine gets several writes done before it is over.
+const SHORT: Duration = Duration::from_secs(2);
+const LONGER_THAN_SHORT: Duration = Duration::from_millis(2500);
 
 async fn node(store: &dyn Store, ttl: Duration) -> Result<NodeId, StoreError> {
     let node = NodeId::generate();
@@ -111,6 +112,49 @@ pub async fn a_retired_node_gives_its_runs_back(store: Arc<dyn Store>) -> Outcom
     assert_refused!(store.claim(&leaver, 1, &Caps::default()).await, StoreError::NodeLost { .. });
     assert_eq!(store.claim(&other, 1, &Caps::default()).await?[0].epoch, 2);
     assert_refused!(store.append(append(id, 1, 1)).await, StoreError::Fenced { .. });
+    Ok(())
+}
+
+pub async fn a_released_run_is_ready_at_once(store: Arc<dyn Store>) -> Outcome {
+    let (kept, given) = (ready(&*store, 1).await?, ready(&*store, 0).await?);
+    let holder = node(&*store, LONG).await?;
+    assert_eq!(ids(&store.claim(&holder, 9, &Caps::default()).await?), [kept, given]);
+    store.release(given, 1).await?;
+    let back = head(&*store, given).await?;
+    assert_eq!((back.disposition, back.owner, back.epoch), (Disposition::Ready, None, 1));
+    assert_eq!(head(&*store, kept).await?.owner.as_ref(), Some(&holder));
+    let other = node(&*store, LONG).await?;
+    let taken = store.claim(&other, 9, &Caps::default()).await?;
+    assert_eq!((ids(&taken), taken[0].epoch), (vec![given], 2));
+    assert_refused!(store.append(append(given, 1, 1)).await, StoreError::Fenced { .. });
+    store.append(append(kept, 1, 1)).await?;
+    Ok(())
+}
+
+pub async fn a_release_under_an_old_epoch_changes_nothing(store: Arc<dyn Store>) -> Outcome {
+    let id = ready(&*store, 0).await?;
+    let holder = node(&*store, LONG).await?;
+    let before = head(&*store, id).await?;
+    // not held at all
+    store.release(id, 0).await?;
+    assert_eq!(head(&*store, id).await?, before);
+    store.claim(&holder, 1, &Caps::default()).await?;
+    let held = head(&*store, id).await?;
+    for epoch in [0, 2, u64::MAX] {
+        store.release(id, epoch).await?;
+    }
+    store.release(RunId::generate(), 1).await?;
+    assert_eq!(head(&*store, id).await?, held);
+    store.release(id, 1).await?;
+    // twice is as good as once
+    store.release(id, 1).await?;
+    store.claim(&holder, 1, &Caps::default()).await?;
+    store.release(id, 1).await?;
+    assert_eq!(head(&*store, id).await?.owner, Some(holder));
+    let end = Append { head: Some(face("done", Disposition::Ended)), ..append(id, 2, 1) };
+    store.append(end).await?;
+    store.release(id, 2).await?;
+    assert_eq!(head(&*store, id).await?.disposition, Disposition::Ended);
     Ok(())
 }
 

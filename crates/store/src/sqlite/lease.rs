@@ -8,7 +8,7 @@ use super::schema::{self, head_columns};
 use super::writer::{Failure, Write};
 use crate::clock::millis;
 use crate::turns::{AGEING, Caps, Line, Place, Turns};
-use crate::{NodeId, RunHead, StoreError, Timestamp};
+use crate::{NodeId, RunHead, RunId, StoreError, Timestamp};
 
 pub(super) struct Renew {
     pub(super) node: NodeId,
@@ -46,6 +46,27 @@ impl Write for Retire {
                  rank = ?2 - ?3 * priority WHERE disposition = 1 AND owner = ?1",
             )?
             .execute(params![node, at.0, millis(Some(AGEING))])?;
+        Ok(())
+    }
+}
+
+pub(super) struct Release {
+    pub(super) run: RunId,
+    pub(super) epoch: u64,
+}
+
+impl Write for Release {
+    type Answer = ();
+
+    fn write(self, connection: &Connection, at: Timestamp) -> Result<(), Failure> {
+        // A number that SQLite cannot hold is no epoch of it.
+        let Ok(epoch) = i64::try_from(self.epoch) else { return Ok(()) };
+        connection
+            .prepare_cached(
+                "UPDATE run SET disposition = 0, owner = NULL, updated_at = ?3, \
+                 rank = ?3 - ?4 * priority WHERE id = ?1 AND epoch = ?2 AND disposition = 1",
+            )?
+            .execute(params![self.run.as_bytes(), epoch, at.0, millis(Some(AGEING))])?;
         Ok(())
     }
 }

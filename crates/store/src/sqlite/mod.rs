@@ -223,6 +223,10 @@ impl Leases for SqliteStore {
         self.writer.write(lease::Retire { node: node.clone() }, self.clock.now()).await
     }
 
+    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
+        self.writer.write(lease::Release { run, epoch }, self.clock.now()).await
+    }
+
     async fn claim(
         &self,
         node: &NodeId,

@@ -41,8 +41,8 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, Store
         return Err(not_a_store(path, problem));
     }
     if found.version > VERSION {
-        let path = path.to_owned();
-        return Err(StoreError::Newer { path, found: found.version, known: VERSION });
+        let place = path.display().to_string();
+        return Err(StoreError::Newer { place, found: found.version, known: VERSION });
     }
     let id = prepare(&mut writer, found.version, options).map_err(|error| at_open(path, &error))?;
     let readers = (0..options.readers.max(1))
@@ -301,7 +301,7 @@ fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
 }
 
 fn not_a_store(path: &Path, problem: &str) -> StoreError {
-    StoreError::NotAStore { path: path.to_owned(), problem: problem.to_owned() }
+    StoreError::NotAStore { place: path.display().to_string(), problem: problem.to_owned() }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -3,4 +3,6 @@
 
 mod alike;
 mod memory;
+mod postgres;
+mod postgres_server;
 mod sqlite;

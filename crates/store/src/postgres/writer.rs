@@ -1,0 +1,236 @@
+//! The one connection that writes, owned by a task of its own. It takes everything of one kind that waits
+//! into one transaction, with no waiting timer; while one commits, the next batch gathers.
+//!
+//! When the connection is lost the task connects anew. What was not sent waits for it, up to a limit.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::address::Address;
+use super::link::Link;
+use super::notify::Outbox;
+use super::task::{Request, Task, Write};
+use super::{append, claim, facts, flag, keys, lease};
+use crate::{NewRun, StoreError};
+
+/// Most requests in one transaction.
+const BATCH_REQUESTS: usize = 512;
+/// A transaction takes no further request once it holds this much.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Requests that may wait before callers do.
+const QUEUE_REQUESTS: usize = 4096;
+/// How long after a failed attempt to connect the next is made: first, and at most.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+const CLOSED: &str = "it has been closed";
+
+/// Everything that the writer sends.
+fn statements() -> impl Iterator<Item = &'static str> {
+    let kinds: [&[&str]; 13] = [
+        <NewRun as Write>::STATEMENTS,
+        <append::Appending as Write>::STATEMENTS,
+        <lease::Renew as Write>::STATEMENTS,
+        <lease::Retire as Write>::STATEMENTS,
+        <lease::Release as Write>::STATEMENTS,
+        <claim::Claim as Write>::STATEMENTS,
+        <crate::KeyClaim as Write>::STATEMENTS,
+        <crate::KeySettlement as Write>::STATEMENTS,
+        <keys::Purge as Write>::STATEMENTS,
+        <crate::Mail as Write>::STATEMENTS,
+        <facts::WriteFacts as Write>::STATEMENTS,
+        <facts::Purge as Write>::STATEMENTS,
+        <flag::Flag as Write>::STATEMENTS,
+    ];
+    let mut all: Vec<&str> = kinds.concat();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter()
+}
+
+/// What the rest of the store has of the writer.
+pub(super) struct Handle {
+    address: Arc<Address>,
+    patience: Duration,
+    queue: Mutex<Option<mpsc::Sender<Box<dyn Task>>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Writer {
+    address: Arc<Address>,
+    outbox: Arc<Outbox>,
+    waiting: VecDeque<Box<dyn Task>>,
+    link: Option<Link>,
+    /// Why there is no connection, and when the next attempt is due.
+    outage: Option<Outage>,
+}
+
+struct Outage {
+    problem: String,
+    pause: Duration,
+    retry_at: Instant,
+}
+
+impl Handle {
+    /// Connects, and begins to write.
+    pub(super) async fn start(
+        address: Arc<Address>,
+        patience: Duration,
+        outbox: Arc<Outbox>,
+    ) -> Result<Self, StoreError> {
+        let link = Link::connect(&address, statements(), None)
+            .await
+            .map_err(|failure| address.unavailable(failure.problem()))?;
+        let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
+        let writer = Writer {
+            address: Arc::clone(&address),
+            outbox,
+            waiting: VecDeque::new(),
+            link: Some(link),
+            outage: None,
+        };
+        #[expect(clippy::disallowed_methods, reason = "owned here; `close` waits for it")]
+        let task = tokio::spawn(writer.run(requests));
+        let (queue, task) = (Mutex::new(Some(queue)), Mutex::new(Some(task)));
+        Ok(Self { address, patience, queue, task })
+    }
+
+    pub(super) async fn write<W: Write>(&self, write: W) -> Result<W::Answer, StoreError> {
+        let queue = self.queue.lock().clone();
+        let queue = queue.ok_or_else(|| self.address.unavailable(CLOSED))?;
+        let deadline = Instant::now() + self.patience;
+        let (reply, answer) = oneshot::channel();
+        let request = Box::new(Request::new(write, deadline, reply));
+        match timeout_at(deadline, queue.send(request)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(self.address.unavailable(CLOSED)),
+            Err(_) => return Err(self.address.unavailable(&crowded(self.patience))),
+        }
+        // Held any longer, it would keep the writer from closing.
+        drop(queue);
+        answer.await.unwrap_or_else(|_| Err(self.address.unavailable(CLOSED)))
+    }
+
+    /// Finishes what was accepted, then ends.
+    pub(super) async fn close(&self) {
+        drop(self.queue.lock().take());
+        let task = self.task.lock().take();
+        if let Some(task) = task
+            && task.await.is_err()
+        {
+            tracing::error!(store = %self.address, "the writer of the store panicked");
+        }
+    }
+}
+
+fn crowded(patience: Duration) -> String {
+    format!("so many writes wait that this one was not sent within {patience:?}")
+}
+
+impl Writer {
+    async fn run(mut self, mut requests: mpsc::Receiver<Box<dyn Task>>) {
+        loop {
+            if self.waiting.is_empty() {
+                match requests.recv().await {
+                    Some(first) => self.waiting.push_back(first),
+                    None => break,
+                }
+            }
+            while self.waiting.len() < QUEUE_REQUESTS {
+                let Ok(next) = requests.try_recv() else { break };
+                self.waiting.push_back(next);
+            }
+            match self.link.take().filter(|link| !link.is_closed()) {
+                Some(link) => self.write(link).await,
+                None => self.connect().await,
+            }
+        }
+    }
+
+    async fn write(&mut self, link: Link) {
+        let batch = gather(&mut self.waiting);
+        let Some(first) = batch.first() else { return self.link = Some(link) };
+        let performed = first.perform()(batch, &link, &self.address).await;
+        self.outbox.tell(performed.changes);
+        match performed.lost {
+            None => self.link = Some(link),
+            Some(problem) => {
+                tracing::warn!(store = %self.address, problem, "the connection to the store was lost");
+                for task in performed.unsent.into_iter().rev() {
+                    self.waiting.push_front(task);
+                }
+                self.expire(&problem);
+                let retry_at = Instant::now();
+                self.outage = Some(Outage { problem, pause: PAUSE, retry_at });
+            }
+        }
+    }
+
+    /// Tries to connect, when it is due; answers those who have waited long enough.
+    async fn connect(&mut self) {
+        let due = self.outage.as_ref().map_or_else(Instant::now, |outage| outage.retry_at);
+        let patient = self.waiting.iter().map(|task| task.deadline()).min();
+        let until = patient.map_or(due, |patient| patient.min(due));
+        sleep_until(until).await;
+        if until >= due {
+            let attempt = Link::connect(&self.address, statements(), None);
+            let limit = patient.unwrap_or_else(|| Instant::now() + PAUSE_MAX);
+            // An attempt is not given less than a moment, so that it can succeed at all.
+            let connected = timeout_at(limit.max(Instant::now() + PAUSE_MAX), attempt).await;
+            let problem = match connected {
+                Ok(Ok(link)) => {
+                    if self.outage.take().is_some() {
+                        tracing::info!(store = %self.address, "the store is back");
+                    }
+                    self.link = Some(link);
+                    return;
+                }
+                Ok(Err(failure)) => failure.problem().to_owned(),
+                Err(_) => "it does not answer".to_owned(),
+            };
+            let pause = self.outage.as_ref().map_or(PAUSE, |outage| outage.pause * 2);
+            let pause = pause.min(PAUSE_MAX);
+            self.outage = Some(Outage { problem, pause, retry_at: Instant::now() + pause });
+        }
+        let problem = self.outage.as_ref().map(|outage| outage.problem.clone());
+        self.expire(&problem.unwrap_or_default());
+    }
+
+    /// Answers those whose time to wait is over; they have written nothing, or what they wrote can be
+    /// written again.
+    fn expire(&mut self, problem: &str) {
+        let now = Instant::now();
+        let (over, waiting) = self.waiting.drain(..).partition(|task| task.deadline() <= now);
+        self.waiting = waiting;
+        let over: VecDeque<Box<dyn Task>> = over;
+        for task in over {
+            task.refuse(self.address.unavailable(problem));
+        }
+    }
+}
+
+/// The next request, and with it those of its kind that may share its transaction, in their order.
+fn gather(waiting: &mut VecDeque<Box<dyn Task>>) -> Vec<Box<dyn Task>> {
+    let Some(kind) = waiting.front().map(|first| first.kind()) else { return Vec::new() };
+    let (mut batch, mut left) = (Vec::new(), VecDeque::new());
+    let (mut size_bytes, mut places) = (0_usize, BTreeSet::new());
+    for task in waiting.drain(..) {
+        let fits = batch.len() < BATCH_REQUESTS && size_bytes < BATCH_BYTES;
+        // Also those that do not fit hold their place: who comes later about the same stays behind.
+        let alone = task.place().is_none_or(|place| places.insert(place));
+        if task.kind() == kind && fits && alone {
+            size_bytes = size_bytes.saturating_add(task.size_bytes());
+            batch.push(task);
+        } else {
+            left.push_back(task);
+        }
+    }
+    *waiting = left;
+    batch
+}
