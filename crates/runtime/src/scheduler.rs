@@ -79,7 +79,11 @@ impl Scheduler {
                 () = drain.cancelled() => break,
                 _ = renewal.tick() => self.renew().await,
                 () = self.shared.doorbell.notified() => {}
-                changes = self.shared.store.changed() => self.hear(changes).await,
+                changes = self.shared.store.changed() => {
+                    // Heard too late it is no more than lost, and the renewal does not wait for it.
+                    let until = self.stop_at().unwrap_or_else(|| Instant::now() + POLL);
+                    drop(timeout_at(until, self.hear(changes)).await);
+                }
                 () = self.lease_runs_out() => self.let_go("it was not renewed in time"),
                 () = sleep(nap) => {}
             }
