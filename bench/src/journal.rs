@@ -1,5 +1,5 @@
 //! A durable step: one event of 300 bytes, appended and acknowledged, next to what the disk and bare
-//! SQLite do in the same minute.
+//! SQLite do in the same minute; and on a PostgreSQL server, if one is named.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast_store::{
-    Append, Caps, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _, NewEvent,
-    NewRun, NodeId, SqliteOptions, SqliteStore, Store as _,
+    Append, Caps, Created, Disposition, Fence, HeadUpdate, NewEvent, NewRun, NodeId,
+    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
 
 use crate::machine::{now, written};
@@ -21,8 +21,8 @@ const PAGE: [u8; 4096] = [b'x'; 4096];
 /// An event's body.
 const BODY: [u8; 300] = [b'x'; 300];
 
-/// Prints the table.
-pub(crate) async fn run() -> anyhow::Result<()> {
+/// Prints the table; with a PostgreSQL server's URL, its lines too. It is left with a new schema for each.
+pub(crate) async fn run(postgres: Option<&str>) -> anyhow::Result<()> {
     let folder = tempfile::tempdir_in(".")?;
     println!("| durable write of 300 bytes | per s | p50 ms | p99 ms | bytes written each |");
     println!("|---|---:|---:|---:|---:|");
@@ -35,8 +35,17 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     for runs in [1, 16, 128] {
         let path = folder.path().join(format!("store-{runs}.db"));
         let before = written();
-        let times = appends(&path, runs).await?;
+        let store = SqliteStore::open(&path, SqliteOptions::default())?;
+        let times = appends(Arc::new(store), runs).await?;
         print(&format!("`append`, {runs} run(s) at once"), times, before);
+    }
+    let Some(url) = postgres else { return Ok(()) };
+    for runs in [1, 16, 128, 512] {
+        let schema = format!("bench_{}_{runs}", std::process::id());
+        let options = PostgresOptions { schema, ..PostgresOptions::default() };
+        let store = PostgresStore::connect(url, options).await?;
+        let times = appends(Arc::new(store), runs).await?;
+        print(&format!("`append` on PostgreSQL, {runs} run(s) at once"), times, None);
     }
     Ok(())
 }
@@ -83,8 +92,7 @@ fn event() -> NewEvent {
     NewEvent { kind: "step".into(), version: 1, body: bytes::Bytes::from_static(&BODY) }
 }
 
-async fn appends(path: &Path, runs: usize) -> anyhow::Result<Vec<Duration>> {
-    let store = Arc::new(SqliteStore::open(path, SqliteOptions::default())?);
+async fn appends(store: Arc<dyn Store>, runs: usize) -> anyhow::Result<Vec<Duration>> {
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(60)).await?;
     for _ in 0..runs {
@@ -103,9 +111,10 @@ async fn appends(path: &Path, runs: usize) -> anyhow::Result<Vec<Duration>> {
             .await?;
         anyhow::ensure!(matches!(created, Created::New(_)), "a fresh id is new");
     }
+    let claimed = store.claim(&node, runs, &Caps::default()).await?;
     let end = now() + CASE;
     let mut tasks = tokio::task::JoinSet::new();
-    for head in store.claim(&node, runs, &Caps::default()).await? {
+    for head in claimed {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
             let (mut seq, mut times) = (head.head_seq, Vec::new());

@@ -1,6 +1,7 @@
 //! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal | steps | endurance]`; without a name, all.
+//! `cargo run --release -p steadfast-bench [guard | journal | steps | endurance]`; without a name, all. Journal
+//! and steps take a server's URL behind their names: `journal postgres://USER@HOST:PORT/DATABASE`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -30,10 +31,10 @@ fn main() -> anyhow::Result<()> {
         guard::run()?;
     }
     if is_wanted("journal") {
-        runtime.block_on(journal::run())?;
+        runtime.block_on(journal::run(std::env::args().nth(2).as_deref()))?;
     }
     if is_wanted("steps") {
-        runtime.block_on(steps::run())?;
+        runtime.block_on(steps::run(std::env::args().nth(2).as_deref()))?;
     }
     if is_wanted("endurance") {
         runtime.block_on(endurance::run())?;

@@ -6,7 +6,6 @@
 //! arrival of the next one.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,9 @@ use steadfast_providers::model::{
 };
 use steadfast_providers::tool::{Tool, ToolError, ToolInvocation, ToolOutput, ToolSpec};
 use steadfast_runtime::{AgentSpec, Catalog, Runtime, RuntimeOptions, SubmitRun};
-use steadfast_store::{RunFilter, SqliteOptions, SqliteStore, Store};
+use steadfast_store::{
+    PostgresOptions, PostgresStore, RunFilter, SqliteOptions, SqliteStore, Store,
+};
 
 use crate::machine::{now, written};
 
@@ -101,20 +102,28 @@ impl Tool for Noop {
 }
 
 /// Prints the table.
-pub(crate) async fn run() -> anyhow::Result<()> {
+pub(crate) async fn run(postgres: Option<&str>) -> anyhow::Result<()> {
     let folder = tempfile::tempdir_in(".")?;
     println!(
         "\n| durable steps through the runtime | per s | p50 ms | p99 ms | bytes written each |"
     );
     println!("|---|---:|---:|---:|---:|");
     for (runs, queries) in [(1, false), (16, false), (128, false), (128, true)] {
-        case(&folder.path().join(format!("runs-{runs}-{queries}.db")), runs, queries).await?;
+        let path = folder.path().join(format!("runs-{runs}-{queries}.db"));
+        let store = SqliteStore::open(&path, SqliteOptions::default())?;
+        case("SQLite", Arc::new(store), runs, queries).await?;
+    }
+    let Some(url) = postgres else { return Ok(()) };
+    for runs in [1, 128] {
+        let schema = format!("bench_steps_{}_{runs}", std::process::id());
+        let options = PostgresOptions { schema, ..PostgresOptions::default() };
+        let store = PostgresStore::connect(url, options).await?;
+        case("PostgreSQL", Arc::new(store), runs, false).await?;
     }
     Ok(())
 }
 
-async fn case(path: &Path, runs: usize, queries: bool) -> anyhow::Result<()> {
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path, SqliteOptions::default())?);
+async fn case(on: &str, store: Arc<dyn Store>, runs: usize, queries: bool) -> anyhow::Result<()> {
     let arrivals = Arc::new(Arrivals::default());
     let options = RuntimeOptions { concurrency: runs, ..RuntimeOptions::default() };
     let runtime = Runtime::start(store, catalog(&arrivals, runs)?, options).await?;

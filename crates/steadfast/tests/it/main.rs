@@ -15,7 +15,10 @@ mod crash;
 mod faults;
 mod guards;
 mod http;
+mod nodes;
 mod openapi;
+#[path = "../../../store/tests/it/postgres_server.rs"]
+mod postgres_server;
 mod program;
 mod report;
 mod stand_in;
