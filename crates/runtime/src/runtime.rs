@@ -17,6 +17,7 @@ use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
+use crate::queue::{self, Waiting};
 use crate::run::Run;
 use crate::scheduler::Scheduler;
 use crate::shared::{RuntimeOptions, Shared};
@@ -109,6 +110,15 @@ impl Runtime {
     /// No such run, its log is damaged, or the store failed.
     pub async fn fold(&self, run: RunId) -> Result<Run, RuntimeError> {
         Ok(fold(self.shared.store.as_ref(), run).await?.0)
+    }
+
+    /// Why a run that is ready is not executed yet; `None` if it is not ready. Looks at the index cards
+    /// of runs that are queued or executed, at most 2000.
+    ///
+    /// # Errors
+    /// No such run, or the store failed.
+    pub async fn waiting(&self, run: RunId) -> Result<Option<Waiting>, RuntimeError> {
+        queue::why(&self.shared, run).await
     }
 
     /// One page of runs.

@@ -57,7 +57,7 @@ impl Node {
                 interval: config.runtime.checkpoint_interval,
                 ..CheckpointPolicy::default()
             },
-            ..RuntimeOptions::default()
+            caps: config.caps(),
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;
         Ok(Self { runtime, services, store })

@@ -12,6 +12,7 @@ mod code;
 mod crash_store;
 mod examples;
 mod once;
+mod queue;
 mod runs;
 mod stand_in;
 mod world;

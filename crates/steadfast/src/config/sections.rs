@@ -52,6 +52,18 @@ pub(crate) struct RuntimeSection {
     /// Longest time between checkpoints of a run that makes progress. Default `300s`.
     #[serde(with = "humantime_serde")]
     pub(crate) checkpoint_interval: Duration,
+    /// `[runtime.caps]`.
+    pub(crate) caps: CapsSection,
+}
+
+/// `[runtime.caps]`: runs executed at once, over all nodes of the store.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CapsSection {
+    /// Of each tenant that `tenants` does not name. Default: no limit of its own.
+    pub(crate) per_tenant: Option<usize>,
+    /// Of these tenants.
+    pub(crate) tenants: BTreeMap<String, usize>,
 }
 
 impl Default for RuntimeSection {
@@ -62,6 +74,7 @@ impl Default for RuntimeSection {
             lease_ttl: options.lease_ttl,
             drain_timeout: options.drain_timeout,
             checkpoint_interval: options.checkpoints.interval,
+            caps: CapsSection::default(),
         }
     }
 }
@@ -168,6 +181,8 @@ pub(crate) struct AgentSection {
     /// Those of them without which nothing goes on. Default: none.
     #[serde(default)]
     pub(crate) critical_tools: Vec<String>,
+    /// Its runs executed at once, over all nodes of the store. Default: no limit of its own.
+    pub(crate) max_runs: Option<usize>,
     /// Model answers after which a run stops. Default 100.
     pub(crate) max_iterations: Option<u32>,
     /// Time in which a run is executed; waiting does not count. Default `30m`.

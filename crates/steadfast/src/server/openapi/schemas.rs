@@ -59,7 +59,15 @@ fn run_detail() -> ObjectBuilder {
         .required("call")
         .property("state", typed(Type::Object))
         .required("state");
+    let waiting = object(&[
+        ("since", Type::Integer, true),
+        ("for", Type::String, true),
+        ("before", Type::Integer, true),
+        ("or_more", Type::Boolean, true),
+        ("explain", Type::String, true),
+    ]);
     run()
+        .property("waiting", waiting)
         .property("output", nullable(Type::String))
         .property("failure", failure.property("stop", typed(Type::Object)))
         .property("open_calls", ArrayBuilder::new().items(open_call))
