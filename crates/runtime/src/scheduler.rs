@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use steadfast_guard::Anomaly;
 use steadfast_store::{Append, Disposition, Fence, HeadUpdate, NodeId, RunHead, StoreError};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -27,7 +28,7 @@ use crate::stored;
 /// The safety net under the doorbell.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Share of the lease that is left when a node that could not renew stops its drivers.
+/// Share of the lease that is left when a node that could not renew it lets go of its runs.
 const LEASE_MARGIN: u32 = 4;
 
 /// Recorded answers forgotten at each renewal, at most: a transaction stays short.
@@ -35,63 +36,78 @@ const KEYS_PURGED: usize = 1000;
 
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
-    node: NodeId,
+    lease: Mutex<Lease>,
     drivers: TaskTracker,
-    /// The lease holds at least until then.
-    lease_until: Instant,
+}
+
+/// A node's right to its runs.
+#[derive(Clone)]
+struct Lease {
+    node: NodeId,
+    /// It holds at least until then; `None` while the node is not registered.
+    until: Option<Instant>,
 }
 
 impl Scheduler {
     pub(crate) async fn register(shared: Arc<Shared>, node: NodeId) -> Result<Self, RuntimeError> {
         let began = Instant::now();
         shared.store.renew(&node, shared.options.lease_ttl).await?;
-        let lease_until = began + shared.options.lease_ttl;
-        Ok(Self { shared, node, drivers: TaskTracker::new(), lease_until })
+        let lease = Lease { node, until: Some(began + shared.options.lease_ttl) };
+        Ok(Self { shared, lease: Mutex::new(lease), drivers: TaskTracker::new() })
     }
 
     /// Runs until the node drains; returns when every driver has ended and the node has retired.
-    pub(crate) async fn run(mut self) -> Result<(), RuntimeError> {
-        info!(node = %self.node, store = self.shared.store.describe(), "executing runs");
-        let mut renewal = tokio::time::interval(self.shared.options.lease_ttl / 3);
-        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let drain = self.shared.drain.clone();
-        loop {
-            if drain.is_cancelled() {
-                break;
-            }
-            let nap = self.claim().await;
+    pub(crate) async fn run(self) -> Result<(), RuntimeError> {
+        let store = &self.shared.store;
+        info!(node = %self.lease.lock().node, store = store.describe(), "executing runs");
+        // Side by side: a claim that gets no answer must not keep the lease from being renewed, or let
+        // go of. It is kept while the last steps end: nobody may take their runs meanwhile.
+        tokio::select! {
+            () = self.work() => {}
+            () = self.keep_lease() => {}
+        }
+        self.shared.operations.drain().await;
+        let node = self.lease.lock().node.clone();
+        store.retire(&node).await?;
+        info!(%node, "no longer executing runs");
+        Ok(())
+    }
+
+    async fn work(&self) {
+        let drain = &self.shared.drain;
+        while !drain.is_cancelled() {
             tokio::select! {
-                () = drain.cancelled() => break,
-                _ = renewal.tick() => self.renew().await,
-                () = self.shared.doorbell.notified() => {}
-                () = tokio::time::sleep(nap) => {}
+                () = drain.cancelled() => {}
+                () = self.claim_and_rest() => {}
             }
         }
         self.drivers.close();
-        // The lease is kept while the last steps end: nobody may take their runs meanwhile.
-        loop {
-            tokio::select! {
-                () = self.drivers.wait() => break,
-                _ = renewal.tick() => self.renew().await,
-            }
+        self.drivers.wait().await;
+    }
+
+    async fn claim_and_rest(&self) {
+        let nap = self.claim().await;
+        tokio::select! {
+            () = self.shared.doorbell.notified() => {}
+            () = tokio::time::sleep(nap) => {}
         }
-        self.shared.operations.drain().await;
-        self.shared.store.retire(&self.node).await?;
-        info!(node = %self.node, "no longer executing runs");
-        Ok(())
     }
 
     /// Fills the free places with runs; returns how long nothing can be due.
     async fn claim(&self) -> Duration {
+        let Lease { node, until } = self.lease.lock().clone();
         let free = self.shared.options.concurrency.saturating_sub(self.shared.driven.lock().len());
-        if free == 0 {
+        if free == 0 || until.is_none() {
             return POLL;
         }
-        match self.shared.store.claim(&self.node, free, &self.shared.options.caps).await {
+        match self.shared.store.claim(&node, free, &self.shared.options.caps).await {
+            // The answer came too late: the lease that it was made under has been let go of, and with
+            // it these runs.
+            Ok(_) if self.lease.lock().node != node => Duration::ZERO,
             Ok(heads) => {
                 let full = heads.len() == free;
                 for head in heads {
-                    self.drive(head);
+                    self.drive(&node, head);
                 }
                 if full { POLL } else { self.until_next_wake().await }
             }
@@ -109,32 +125,56 @@ impl Scheduler {
         left.map_or(POLL, |left| left.min(POLL))
     }
 
-    async fn renew(&mut self) {
-        // an episode whose calls have all stopped is over, too, and nobody else would see it
-        self.shared.catalog.anomalies().for_each(Anomaly::check);
-        let began = Instant::now();
+    /// Renews the lease in time, or lets go of it in time.
+    async fn keep_lease(&self) {
         let ttl = self.shared.options.lease_ttl;
-        match self.shared.store.renew(&self.node, ttl).await {
-            Ok(()) => {
-                self.lease_until = began + ttl;
-                if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
-                    warn!(node = %self.node, error = chain(&error), "cannot forget old answers");
-                }
-            }
-            Err(StoreError::NodeLost { .. }) => {
-                warn!(node = %self.node, "lease lost: dropping all runs and registering anew");
-                self.stop_drivers();
-                self.node = NodeId::generate();
-                self.shared.operations.set_node(self.node.clone());
-            }
-            Err(error) => {
-                error!(node = %self.node, error = chain(&error), "cannot renew the lease");
-                // Whoever takes over must not find us still calling out.
-                if began + ttl / LEASE_MARGIN >= self.lease_until {
-                    self.stop_drivers();
-                }
+        let mut renewal = tokio::time::interval(ttl / 3);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let until = self.lease.lock().until;
+            let margin = ttl / LEASE_MARGIN;
+            let end = until.map_or_else(|| Instant::now() + ttl, |until| until - margin);
+            let renewed = async {
+                renewal.tick().await;
+                self.renew().await;
+            };
+            let in_time = tokio::time::timeout_at(end, renewed).await.is_ok();
+            // It may be renewed, and what was begun after it hang.
+            if !in_time && until.is_some() && self.lease.lock().until == until {
+                self.let_go("it could not be renewed in time");
             }
         }
+    }
+
+    async fn renew(&self) {
+        // an episode whose calls have all stopped is over, too, and nobody else would see it
+        self.shared.catalog.anomalies().for_each(Anomaly::check);
+        let (began, ttl) = (Instant::now(), self.shared.options.lease_ttl);
+        let node = self.lease.lock().node.clone();
+        match self.shared.store.renew(&node, ttl).await {
+            Ok(()) => {
+                let before = self.lease.lock().until.replace(began + ttl);
+                if before.is_none() {
+                    info!(%node, "executing runs again");
+                    self.shared.doorbell.notify_one();
+                }
+            }
+            Err(StoreError::NodeLost { .. }) => return self.let_go("it has expired"),
+            Err(error) => return error!(%node, error = chain(&error), "cannot renew the lease"),
+        }
+        if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
+            warn!(%node, error = chain(&error), "cannot forget old answers");
+        }
+    }
+
+    /// Whoever takes the runs over must not find us still calling out. What was held stays held under the
+    /// old name until its lease has expired; under the new one nothing is held.
+    fn let_go(&self, why: &str) {
+        let node = NodeId::generate();
+        self.shared.operations.set_node(node.clone());
+        let old = std::mem::replace(&mut *self.lease.lock(), Lease { node, until: None });
+        warn!(node = %old.node, "letting go of the lease and of all runs: {why}");
+        self.stop_drivers();
     }
 
     fn stop_drivers(&self) {
@@ -143,12 +183,12 @@ impl Scheduler {
         }
     }
 
-    fn drive(&self, head: RunHead) {
+    fn drive(&self, node: &NodeId, head: RunHead) {
         let stop = self.shared.halt.child_token();
         let place = (head.id, head.epoch);
         self.shared.driven.lock().insert(place, stop.clone());
         let shared = Arc::clone(&self.shared);
-        let node = self.node.clone();
+        let node = node.clone();
         self.drivers.spawn(async move {
             drive_one(&shared, &node, head, stop).await;
             shared.driven.lock().remove(&place);

@@ -14,5 +14,6 @@ mod examples;
 mod once;
 mod queue;
 mod runs;
+mod simulation;
 mod stand_in;
 mod world;
