@@ -21,6 +21,7 @@ use crate::driver::{Driven, Driver};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
+use crate::schedule;
 use crate::shared::Shared;
 use crate::state::Status;
 use crate::stored;
@@ -65,6 +66,7 @@ impl Scheduler {
         tokio::select! {
             () = self.work() => {}
             () = self.keep_lease() => {}
+            () = schedule::keep(&self.shared) => {}
         }
         self.shared.operations.drain().await;
         let node = self.lease.lock().node.clone();

@@ -60,6 +60,7 @@ impl Node {
             caps: config.caps(),
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;
+        runtime.set_schedules(config.timetable()?)?;
         Ok(Self { runtime, services, store })
     }
 

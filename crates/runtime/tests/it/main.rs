@@ -14,6 +14,7 @@ mod examples;
 mod once;
 mod queue;
 mod runs;
+mod schedules;
 mod simulation;
 mod stand_in;
 mod world;

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod place;
+mod schedules;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use steadfast_store::Caps;
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
 use sections::{
-    CapsSection, ChaosSection, LogSection, RuntimeSection, ServerSection, StoreSection,
+    CapsSection, ChaosSection, LogSection, RuntimeSection, ScheduleSection, ServerSection,
+    StoreSection,
 };
 
 /// The file looked for if none is named.
@@ -48,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) mcp_servers: toml::Table,
     /// Agents, by name.
     pub(crate) agents: BTreeMap<String, AgentSection>,
+    /// Runs that are submitted at times, by name.
+    pub(crate) schedules: BTreeMap<String, ScheduleSection>,
     /// Guards' policies: `default`, `model:*`, or one dependency's, as `model:NAME`, `tool:NAME`,
     /// `mcp:SERVER`.
     pub(crate) policies: BTreeMap<String, Policy>,
@@ -156,7 +160,8 @@ impl Config {
             let short = "it is too short to be renewed in time; use `1s` or more";
             return Err(wrong("lease_ttl", short));
         }
-        self.check_caps()
+        self.check_caps()?;
+        self.timetable().map(drop)
     }
 
     fn check_caps(&self) -> Result<(), ConfigError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
-use steadfast_runtime::AgentSpec;
+use steadfast_runtime::{AgentSpec, CatchUp, Overlap};
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -213,6 +213,31 @@ impl AgentSection {
             ..defaults
         }
     }
+}
+
+/// `[schedules.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScheduleSection {
+    /// Minute, hour, day of the month, month, day of the week.
+    pub(crate) cron: String,
+    /// Where those are meant. Default `UTC`.
+    pub(crate) timezone: Option<String>,
+    /// A configured agent.
+    pub(crate) agent: String,
+    /// What it is to do. Default `Begin.`.
+    pub(crate) input: Option<String>,
+    /// Whose the runs are. Default `default`.
+    pub(crate) tenant: Option<String>,
+    /// Higher goes first. Default 0.
+    #[serde(default)]
+    pub(crate) priority: i32,
+    /// What becomes of missed times: `none`, `last` (default) or `all`.
+    #[serde(default)]
+    pub(crate) catch_up: CatchUp,
+    /// What becomes of a firing while the earlier run is not over: `allow` (default) or `skip`.
+    #[serde(default)]
+    pub(crate) overlap: Overlap,
 }
 
 /// `[tools.NAME]`.

@@ -110,6 +110,23 @@ fn guard() -> ObjectBuilder {
     .property("policy", typed(Type::Object))
 }
 
+/// A schedule as it stands.
+fn schedule() -> ObjectBuilder {
+    object(&[
+        ("name", Type::String, true),
+        ("cron", Type::String, true),
+        ("timezone", Type::String, true),
+        ("agent", Type::String, true),
+        ("tenant", Type::String, true),
+        ("catch_up", Type::String, true),
+        ("overlap", Type::String, true),
+        ("next", Type::Integer, false),
+        ("last", Type::Integer, false),
+        ("last_run", Type::String, false),
+        ("last_state", Type::String, false),
+    ])
+}
+
 /// Every schema, by name.
 pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     let list = |name: &str| ArrayBuilder::new().items(Ref::from_schema_name(name));
@@ -132,6 +149,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ("Event", event),
         ("EventPage", events.required("events")),
         ("Agent", agent),
+        ("Schedule", schedule()),
         ("Guard", guard()),
         (
             "GuardList",
