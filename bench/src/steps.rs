@@ -159,7 +159,7 @@ async fn case(on: &str, store: Arc<dyn Store>, runs: usize, queries: bool) -> an
     };
     let also = if queries { ", console pages asked for without a pause" } else { "" };
     println!(
-        "| {runs} run(s) at once{also} | {per_s:.0} | {:.3} | {:.3} | {each} |",
+        "| {on}, {runs} run(s) at once{also} | {per_s:.0} | {:.3} | {:.3} | {each} |",
         at(50),
         at(99)
     );

@@ -17,6 +17,14 @@ pub enum RuntimeError {
         /// The agents there are.
         known: Vec<String>,
     },
+    /// There is no such schedule.
+    #[error("there is no schedule `{name}`{}", known_schedules(.known))]
+    UnknownSchedule {
+        /// The name asked for.
+        name: String,
+        /// The schedules there are.
+        known: Vec<String>,
+    },
     /// There is no such run.
     #[error("there is no run {run}")]
     UnknownRun {
@@ -91,6 +99,14 @@ fn known_names(known: &[String]) -> String {
     }
 }
 
+fn known_schedules(known: &[String]) -> String {
+    if known.is_empty() {
+        ": none is configured; add a `[schedules.NAME]` section".to_owned()
+    } else {
+        format!("; there are: {}", known.join(", "))
+    }
+}
+
 impl From<StoreError> for RuntimeError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -106,6 +122,7 @@ impl RuntimeError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::UnknownAgent { .. } => "unknown_agent",
+            Self::UnknownSchedule { .. } => "unknown_schedule",
             Self::UnknownRun { .. } => "unknown_run",
             Self::WrongState { .. } => "wrong_state",
             Self::Contended { .. } => "contended",

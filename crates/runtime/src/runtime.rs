@@ -19,7 +19,9 @@ use crate::commands::{
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
+use crate::queue::{self, Waiting};
 use crate::run::Run;
+use crate::schedule::{self, Schedule, ScheduleView, Timetable};
 use crate::scheduler::Scheduler;
 use crate::shared::{RuntimeOptions, Shared};
 use crate::stored;
@@ -57,6 +59,7 @@ impl Runtime {
             catalog: Arc::new(catalog),
             options,
             notices: Notices::new(),
+            timetable: Timetable::default(),
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
             drain: CancellationToken::new(),
@@ -77,6 +80,42 @@ impl Runtime {
             return Err(RuntimeError::ShuttingDown);
         }
         commands::submit(&self.shared, command).await
+    }
+
+    /// Keeps these schedules from now on, instead of those before. One that the store has not seen yet
+    /// starts from now; of one that it knows, times that were missed are dealt with as it says.
+    ///
+    /// # Errors
+    /// A schedule names an agent that there is not, or something that no run can be submitted with.
+    pub fn set_schedules(&self, schedules: Vec<Schedule>) -> Result<(), RuntimeError> {
+        for Schedule { order, .. } in &schedules {
+            if !self.shared.catalog.executes(&order.agent) {
+                let (name, known) = (order.agent.clone(), self.shared.catalog.agent_names());
+                return Err(RuntimeError::UnknownAgent { name, known });
+            }
+            order.check()?;
+        }
+        self.shared.timetable.replace(schedules);
+        Ok(())
+    }
+
+    /// The schedules that this node keeps, by name.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleView>, RuntimeError> {
+        schedule::views(&self.shared).await
+    }
+
+    /// Submits the run of a schedule now, beside its times. Once it has returned, the run is on disk.
+    ///
+    /// # Errors
+    /// No such schedule, a node that drains, or the store failed.
+    pub async fn run_schedule(&self, name: &str) -> Result<Submitted, RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        schedule::run_now(&self.shared, name).await
     }
 
     /// Ends a run for good. Once it has returned, no step of it begins any more.
@@ -129,6 +168,15 @@ impl Runtime {
     /// No such run, its log is damaged, or the store failed.
     pub async fn fold(&self, run: RunId) -> Result<Run, RuntimeError> {
         Ok(fold(self.shared.store.as_ref(), run).await?.0)
+    }
+
+    /// Why a run that is ready is not executed yet; `None` if it is not ready. Looks at the index cards
+    /// of runs that are queued or executed, at most 2000.
+    ///
+    /// # Errors
+    /// No such run, or the store failed.
+    pub async fn waiting(&self, run: RunId) -> Result<Option<Waiting>, RuntimeError> {
+        queue::why(&self.shared, run).await
     }
 
     /// One page of runs.

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::call::chain;
 use crate::claimed::drive;
 use crate::error::RuntimeError;
+use crate::schedule;
 use crate::shared::{Driven, Mailbell, Shared};
 
 /// The safety net under the doorbell.
@@ -61,6 +62,7 @@ impl Scheduler {
             () = self.work() => {}
             () = self.keep_lease() => {}
             () = self.listen() => {}
+            () = schedule::keep(&self.shared) => {}
         }
         self.shared.operations.drain().await;
         let node = self.lease.lock().node.clone();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::operations::Operations;
+use crate::schedule::Timetable;
 use crate::watch::Notices;
 
 /// How a runtime executes runs.
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) options: RuntimeOptions,
     pub(crate) notices: Notices,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) timetable: Timetable,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes.

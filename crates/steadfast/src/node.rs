@@ -82,9 +82,10 @@ impl Node {
                 interval: config.runtime.checkpoint_interval,
                 ..CheckpointPolicy::default()
             },
-            ..RuntimeOptions::default()
+            caps: config.caps(),
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;
+        runtime.set_schedules(config.timetable()?)?;
         Ok(Self { runtime, services, store })
     }
 

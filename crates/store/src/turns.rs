@@ -31,12 +31,16 @@ pub struct Caps {
 }
 
 impl Caps {
-    fn tenant(&self, tenant: &str) -> usize {
-        self.tenants.get(tenant).copied().or(self.per_tenant).unwrap_or(usize::MAX)
+    /// Of this tenant; `None` if it has no limit of its own.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &str) -> Option<usize> {
+        self.tenants.get(tenant).copied().or(self.per_tenant)
     }
 
-    fn agent(&self, agent: &str) -> usize {
-        self.agents.get(agent).copied().unwrap_or(usize::MAX)
+    /// Of this agent; `None` if it has no limit of its own.
+    #[must_use]
+    pub fn of_agent(&self, agent: &str) -> Option<usize> {
+        self.agents.get(agent).copied()
     }
 }
 
@@ -105,9 +109,10 @@ impl Turns {
     }
 
     fn admits(&self, line: &Line, caps: &Caps) -> bool {
+        let of_agent = self.held_of_agent.get(&line.agent).copied().unwrap_or(0);
         line.first.is_some()
-            && self.of_tenant(&line.tenant) < caps.tenant(&line.tenant)
-            && self.held_of_agent.get(&line.agent).copied().unwrap_or(0) < caps.agent(&line.agent)
+            && caps.of_tenant(&line.tenant).is_none_or(|cap| self.of_tenant(&line.tenant) < cap)
+            && caps.of_agent(&line.agent).is_none_or(|cap| of_agent < cap)
     }
 
     fn of_tenant(&self, tenant: &str) -> usize {

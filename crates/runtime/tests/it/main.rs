@@ -16,6 +16,9 @@ mod once;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
+mod queue;
 mod runs;
+mod schedules;
+mod simulation;
 mod stand_in;
 mod world;

@@ -6,6 +6,7 @@ mod init;
 mod local;
 mod output;
 mod remote;
+mod schedules;
 mod serve;
 mod watch;
 
@@ -26,7 +27,7 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume` and `guards` talk to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `schedules` and `guards` talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -127,6 +128,11 @@ enum Command {
         #[arg(value_parser = run_id)]
         run: RunId,
     },
+    /// List the schedules with their next times and last runs, or submit one's run now.
+    Schedules {
+        #[command(subcommand)]
+        action: Option<ScheduleAction>,
+    },
     /// Show how each model, tool and MCP server is protected and how it is; force a breaker by hand.
     Guards {
         #[command(subcommand)]
@@ -167,6 +173,16 @@ enum Command {
         /// End when the run is over.
         #[arg(long)]
         once: bool,
+    },
+}
+
+/// What is done with a schedule by hand.
+#[derive(Debug, Subcommand)]
+enum ScheduleAction {
+    /// Submit its run now, beside its times, and print the run's id.
+    Run {
+        /// The schedule.
+        name: String,
     },
 }
 
@@ -247,7 +263,11 @@ fn code_of(error: &anyhow::Error) -> u8 {
         return CONFIG_EXIT;
     }
     let exit = match error.downcast_ref::<RuntimeError>() {
-        Some(RuntimeError::UnknownAgent { .. } | RuntimeError::UnknownRun { .. }) => Exit::NotFound,
+        Some(
+            RuntimeError::UnknownAgent { .. }
+            | RuntimeError::UnknownSchedule { .. }
+            | RuntimeError::UnknownRun { .. },
+        ) => Exit::NotFound,
         Some(RuntimeError::WrongState { .. }) => Exit::Refused,
         _ => Exit::Failed,
     };
@@ -275,6 +295,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             remote::list(&client()?, state, agent, limit, output).await
         }
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
+        Command::Schedules { action } => schedules::schedules(&client()?, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,

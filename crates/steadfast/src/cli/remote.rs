@@ -77,6 +77,12 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
     }
     let view: RunView = serde_json::from_value(detail.clone())?;
     output::data(&output::run(&view));
+    let waits = detail.pointer("/waiting/explain").and_then(Value::as_str);
+    if let (Some(why), Some(since)) = (waits, detail.pointer("/waiting/since")) {
+        let since = since.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
+        output::data(&format!("waits    {why}{since}"));
+    }
     let ending = detail.get("output").or_else(|| detail.get("failure")).and_then(Value::as_str);
     if let Some(ending) = ending.map(str::to_owned).or(view.ending) {
         output::data(&format!("\n{ending}"));

@@ -13,6 +13,7 @@ mod health;
 mod openapi;
 mod problem;
 mod runs;
+mod schedules;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -77,6 +78,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
         ("/api/v1/agents", get(catalog::agents)),
+        ("/api/v1/schedules", get(schedules::list)),
+        ("/api/v1/schedules/{name}/run", post(schedules::run)),
         ("/api/v1/guards", get(guards::list)),
         ("/api/v1/guards/{name}", get(guards::show)),
         ("/api/v1/guards/{name}/{action}", post(guards::change)),

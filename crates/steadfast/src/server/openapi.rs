@@ -113,6 +113,16 @@ const OPERATIONS: &[Operation] = &[
         ..read("/api/v1/agents", "Lists the configured agents.")
     },
     Operation {
+        answers: &[("200", JSON, Answer::List("Schedule"))],
+        ..read("/api/v1/schedules", "Lists the schedules with their next times and last runs.")
+    },
+    Operation {
+        method: HttpMethod::Post,
+        answers: &[("201", JSON, Answer::One("Run"))],
+        problems: &["404", "503"],
+        ..read("/api/v1/schedules/{name}/run", "Submits a schedule's run now, beside its times.")
+    },
+    Operation {
         answers: &[("200", JSON, Answer::One("GuardList"))],
         ..read("/api/v1/guards", "Lists the dependencies and how each is now.")
     },
@@ -192,7 +202,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
     let mut builder = OperationBuilder::new().summary(Some(operation.summary));
     for (name, meaning) in [
         ("id", "The run."),
-        ("name", "The dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
+        ("name", "The schedule, or the dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
         ("action", "`open`, `close`, `measure` or `auto`."),
     ] {
         if operation.path.contains(&format!("{{{name}}}")) {

@@ -141,6 +141,7 @@ impl From<RuntimeError> for Problem {
         use RuntimeError as E;
         let code = error.code();
         let (status, title) = match &error {
+            E::UnknownSchedule { .. } => (StatusCode::NOT_FOUND, "No such schedule"),
             E::UnknownAgent { .. } => (StatusCode::NOT_FOUND, "No such agent"),
             E::UnknownRun { .. } => (StatusCode::NOT_FOUND, "No such run"),
             E::WrongState { .. } => (StatusCode::CONFLICT, "Not possible in this state"),

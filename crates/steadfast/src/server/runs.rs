@@ -7,7 +7,7 @@ use axum::http::{HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 use steadfast_runtime::event::StopReason;
 use steadfast_runtime::{
-    CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, Status, SubmitRun,
+    CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, Status, SubmitRun, Waiting,
 };
 use steadfast_store::{RunFilter, RunId, Timestamp};
 
@@ -108,6 +108,9 @@ pub(super) struct RunDetail {
     open_calls: Vec<OpenCall>,
     /// When it goes on by itself, if it waits for a time.
     wake_at: Option<Timestamp>,
+    /// Why it is not executed yet, if it waits for a node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
     /// Milliseconds in which it was executed.
     active_ms: i64,
 }
@@ -165,6 +168,7 @@ pub(super) async fn show(
         failure,
         open_calls: folded.open_calls,
         wake_at: folded.wake_at,
+        waiting: state.runtime.waiting(run).await?,
         active_ms: folded.active_ms,
     }))
 }

@@ -59,7 +59,15 @@ fn run_detail() -> ObjectBuilder {
         .required("call")
         .property("state", typed(Type::Object))
         .required("state");
+    let waiting = object(&[
+        ("since", Type::Integer, true),
+        ("for", Type::String, true),
+        ("before", Type::Integer, true),
+        ("or_more", Type::Boolean, true),
+        ("explain", Type::String, true),
+    ]);
     run()
+        .property("waiting", waiting)
         .property("output", nullable(Type::String))
         .property("failure", failure.property("stop", typed(Type::Object)))
         .property("open_calls", ArrayBuilder::new().items(open_call))
@@ -102,6 +110,23 @@ fn guard() -> ObjectBuilder {
     .property("policy", typed(Type::Object))
 }
 
+/// A schedule as it stands.
+fn schedule() -> ObjectBuilder {
+    object(&[
+        ("name", Type::String, true),
+        ("cron", Type::String, true),
+        ("timezone", Type::String, true),
+        ("agent", Type::String, true),
+        ("tenant", Type::String, true),
+        ("catch_up", Type::String, true),
+        ("overlap", Type::String, true),
+        ("next", Type::Integer, false),
+        ("last", Type::Integer, false),
+        ("last_run", Type::String, false),
+        ("last_state", Type::String, false),
+    ])
+}
+
 /// Every schema, by name.
 pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     let list = |name: &str| ArrayBuilder::new().items(Ref::from_schema_name(name));
@@ -124,6 +149,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ("Event", event),
         ("EventPage", events.required("events")),
         ("Agent", agent),
+        ("Schedule", schedule()),
         ("Guard", guard()),
         (
             "GuardList",
