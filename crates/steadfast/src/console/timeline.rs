@@ -295,6 +295,20 @@ fn plain(event: RunEvent, step: Step) -> Step {
             .named("signalled", &format!("Signal {name}"), "said")
             .fact("by", by)
             .text("What was said", pretty(&payload.to_string()), false),
+        RunEvent::Heard { signal, timed_out, .. } => {
+            let badge = if timed_out { "not in time" } else { "heard" };
+            step.named("signalled", &format!("Waited for signal {signal}"), badge)
+        }
+        RunEvent::StepsUnmet { steps } => step
+            .named("unmet", "Steps that the code no longer comes to", "left over")
+            .text("Which", steps.join("\n"), true),
+        RunEvent::Cancelling { by, reason } => {
+            let step = step.named("cancelling", "To be cancelled", "undoing").fact("by", by);
+            match reason {
+                Some(reason) => step.text("Reason", reason, true),
+                None => step,
+            }
+        }
         RunEvent::ChildEnded { child, ending } => {
             let (badge, text) = match ending {
                 Ending::Succeeded { output } => ("succeeded", output),
