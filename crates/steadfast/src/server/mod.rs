@@ -13,6 +13,7 @@ mod health;
 mod openapi;
 mod problem;
 mod runs;
+mod signals;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -76,6 +77,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/events/stream", get(events::stream)),
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
+        ("/api/v1/runs/{id}/signals", post(signals::signal)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/guards", get(guards::list)),
         ("/api/v1/guards/{name}", get(guards::show)),
