@@ -124,6 +124,12 @@ impl RunContext {
     {
         let (name, agent) = (name.into(), agent.into());
         let (name, agent) = (name.as_str(), agent.as_str());
+        // Written first: the branches hold no borrow of the items, which may live shorter than the run.
+        let items: Result<Vec<Value>, _> = items.into_iter().map(serde_json::to_value).collect();
+        let items = items.map_err(|error| {
+            let message = format!("an input cannot be written as JSON: {error}");
+            StepError::at(&child_step(name), ErrorClass::InvalidRequest, message)
+        })?;
         let branches = items.into_iter().enumerate().map(|(place, item)| async move {
             let child = self.child(format!("{name}[{place}]"), agent, &item).await?;
             child.result::<T>().await

@@ -8,10 +8,14 @@
 )]
 
 mod boundaries;
+mod children;
 mod code;
 mod crash_store;
 mod examples;
 mod once;
+mod outside;
 mod runs;
+mod sagas;
+mod signals;
 mod stand_in;
 mod world;
