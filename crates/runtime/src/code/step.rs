@@ -322,10 +322,21 @@ pub(super) fn read_back<T: DeserializeOwned>(step: &str, output: Value) -> Resul
         let expected = std::any::type_name::<T>();
         let message = format!(
             "its result does not fit the code: stored is {stored}, and the code expects a `{expected}` \
-             ({error}). Give the new step another name, or read the old result"
+             ({}). Give the new step another name, or read the old result",
+            misfit(&error)
         );
         StepError::at(step, ErrorClass::Malformed, message)
     })
+}
+
+/// Why a value does not fit, without the value: a run's message is read by more people than its log.
+fn misfit(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    match told.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None if told.starts_with("missing field") => told,
+        None => "its shape differs".to_owned(),
+    }
 }
 
 /// Names of fields that are told of an object.

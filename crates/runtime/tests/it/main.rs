@@ -8,6 +8,7 @@
 )]
 
 mod boundaries;
+mod changed_code;
 mod children;
 mod code;
 mod crash_store;
