@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::call::chain;
 use crate::code::{self, Board};
+use crate::commands;
 use crate::driver::{Driver, Outcome};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
@@ -38,13 +39,19 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
         if journal.take_letters(true).await? {
             return Ok(Outcome::Settled);
         }
-        let clock = Arc::clone(&shared.store);
-        let now = Box::new(move || clock.now());
+        if let Some(parent) = head.parent
+            && let Some(wish) = commands::orphaned(shared, parent, journal.run()).await?
+        {
+            journal.append(vec![wish]).await?;
+            return Ok(Outcome::Settled);
+        }
         if let Some(code) = shared.catalog.code(&head.agent) {
-            let (catalog, drain) = (Arc::clone(&shared.catalog), shared.drain.clone());
-            let board = Board::new(journal, catalog, now, drain, mail);
+            let policy = shared.catalog.code_policy(&head.agent);
+            let board = Board::new(journal, Arc::clone(shared), policy, mail);
             return code::drive(code, board).await;
         }
+        let clock = Arc::clone(&shared.store);
+        let now = Box::new(move || clock.now());
         let driver = Driver {
             catalog: Arc::clone(&shared.catalog),
             journal,

@@ -41,6 +41,16 @@ pub enum RuntimeError {
         /// The run's state.
         status: Status,
     },
+    /// The run is an agent's, and agents hear no signals.
+    #[error(
+        "run {run} hears no signals: it is executed by agent `{agent}`, and only code waits for signals"
+    )]
+    NotListening {
+        /// The run.
+        run: RunId,
+        /// What executes it.
+        agent: String,
+    },
     /// The run kept changing while the command was tried.
     #[error(
         "could not {command} run {run}: it changed under every one of {attempts} attempts; try again"
@@ -125,6 +135,7 @@ impl RuntimeError {
             Self::UnknownSchedule { .. } => "unknown_schedule",
             Self::UnknownRun { .. } => "unknown_run",
             Self::WrongState { .. } => "wrong_state",
+            Self::NotListening { .. } => "not_listening",
             Self::Contended { .. } => "contended",
             Self::KeyConflict { .. } => "key_conflict",
             Self::Misconfigured { .. } => "misconfigured",

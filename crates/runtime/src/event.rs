@@ -148,6 +148,17 @@ pub enum RunEvent {
         /// Who said it.
         by: String,
     },
+    /// The code has heard the oldest thing said under a name that it had not heard, or waits for it no
+    /// longer.
+    Heard {
+        /// The wait, remembered as a step.
+        step: String,
+        /// What is called so.
+        signal: String,
+        /// Nothing had been said by the time.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        timed_out: bool,
+    },
     /// A run that this one had started is over.
     ChildEnded {
         /// The child.
@@ -167,6 +178,20 @@ pub enum RunEvent {
     Resumed {
         /// Who.
         by: String,
+    },
+    /// The code has come to its end, and never to these steps, which an earlier execution did: it has been
+    /// changed.
+    StepsUnmet {
+        /// Their names.
+        steps: Vec<String>,
+    },
+    /// Somebody wants the run to end; what it has begun is ended and undone first.
+    Cancelling {
+        /// Who.
+        by: String,
+        /// Why, if they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// Somebody ended the run.
     Cancelled {
@@ -192,7 +217,7 @@ pub enum RunEvent {
 
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 16] = [
+    pub const KINDS: [&str; 19] = [
         "submitted",
         "claimed",
         "model_answered",
@@ -203,9 +228,12 @@ impl RunEvent {
         "progressed",
         "parked",
         "signalled",
+        "heard",
         "child_ended",
         "paused",
         "resumed",
+        "steps_unmet",
+        "cancelling",
         "cancelled",
         "succeeded",
         "failed",
@@ -225,9 +253,12 @@ impl RunEvent {
             Self::Progressed { .. } => "progressed",
             Self::Parked { .. } => "parked",
             Self::Signalled { .. } => "signalled",
+            Self::Heard { .. } => "heard",
             Self::ChildEnded { .. } => "child_ended",
             Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
+            Self::StepsUnmet { .. } => "steps_unmet",
+            Self::Cancelling { .. } => "cancelling",
             Self::Cancelled { .. } => "cancelled",
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",

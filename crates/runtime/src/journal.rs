@@ -48,6 +48,7 @@ pub(crate) struct RunJournal {
     last_checkpoint: LastCheckpoint,
     epoch: u64,
     tenant: String,
+    session: Option<String>,
     priority: i32,
     run: Run,
 }
@@ -66,7 +67,8 @@ impl RunJournal {
     ) -> Result<Self, RuntimeError> {
         let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
-        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, priority, run })
+        let session = head.session.clone();
+        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, session, priority, run })
     }
 
     /// The store that the log is in.
@@ -82,6 +84,11 @@ impl RunJournal {
     /// Whose run it is.
     pub(crate) fn tenant(&self) -> &str {
         &self.tenant
+    }
+
+    /// The conversation or the like that it belongs to.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
     }
 
     /// Higher goes first; 0 is normal.
@@ -116,18 +123,44 @@ impl RunJournal {
     /// # Errors
     /// As [`RunJournal::append_with`].
     pub(crate) async fn take_letters(&mut self, pausing: bool) -> Result<bool, RuntimeError> {
-        let letters = self.store.letters(self.run.id, LETTERS_TAKEN).await?;
-        let read = letters::read(self.store.as_ref(), letters).await?;
-        let asked = read.pause.is_some();
-        let (mut events, mut taken) = (read.events, read.taken);
-        if let Some((event, numbers)) = read.pause.filter(|_| pausing) {
-            events.push(event);
-            taken.extend(numbers);
+        loop {
+            let letters = self.store.letters(self.run.id, LETTERS_TAKEN).await?;
+            let full = letters.len() == LETTERS_TAKEN;
+            let read = letters::read(self.store.as_ref(), letters).await?;
+            let asked = read.pause.is_some();
+            let (mut events, mut taken) = (read.events, read.taken);
+            if let Some((event, numbers)) = read.pause.filter(|_| pausing) {
+                events.push(event);
+                taken.extend(numbers);
+            }
+            let progresses = !taken.is_empty();
+            if progresses {
+                self.append_with(events, Along { taken, ..Along::default() }).await?;
+            }
+            if asked || !full || !progresses {
+                return Ok(asked);
+            }
         }
-        if !taken.is_empty() {
-            self.append_with(events, Along { taken, ..Along::default() }).await?;
+    }
+
+    /// Takes a checkpoint of the run as it is, unless the last one is that.
+    ///
+    /// # Errors
+    /// As [`RunJournal::append_with`].
+    pub(crate) async fn checkpoint(&mut self) -> Result<(), RuntimeError> {
+        let seq = self.run.seq;
+        if self.last_checkpoint.seq == seq {
+            return Ok(());
         }
-        Ok(asked)
+        let snapshot = stored::pack(&self.run).map_err(unwritable)?;
+        let append = Append {
+            blobs: snapshot.blobs,
+            checkpoint: Some(snapshot.body),
+            ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, seq)
+        };
+        let at = self.store.append(append).await?.at;
+        self.last_checkpoint = LastCheckpoint { seq, at };
+        Ok(())
     }
 
     /// Folds events in and appends them, with what goes along in the same transaction. Once it has
@@ -360,6 +393,7 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Parked { .. }
         | RunEvent::Paused { .. }
         | RunEvent::Resumed { .. }
+        | RunEvent::Cancelling { .. }
         | RunEvent::Cancelled { .. }
         | RunEvent::Succeeded { .. }
         | RunEvent::Failed { .. } => true,
@@ -369,6 +403,8 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::StepStarted { .. }
         | RunEvent::StepFinished { .. }
         | RunEvent::Signalled { .. }
+        | RunEvent::Heard { .. }
+        | RunEvent::StepsUnmet { .. }
         | RunEvent::ChildEnded { .. } => false,
     }
 }

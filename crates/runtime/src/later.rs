@@ -51,6 +51,7 @@ pub(crate) async fn queue(
         tenant: journal.tenant().to_owned(),
         priority: journal.priority(),
         key: Some(format!("queued-{}", open.key)),
+        session: journal.session().map(str::to_owned),
     };
     let run = match create(journal.store(), event, labels).await {
         Ok((head, _)) => head.id,

@@ -58,7 +58,9 @@ pub use key_rule::{DEFAULT_KEEP, KeyRule};
 pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
 pub use queue::{Waiting, WaitsFor};
-pub use run::{CallState, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX};
+pub use run::{
+    CallState, Cancelling, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX,
+};
 pub use runtime::Runtime;
 pub use schedule::{CATCH_UP_MAX, CatchUp, Cron, CronError, Overlap, Schedule, ScheduleView};
 pub use shared::RuntimeOptions;

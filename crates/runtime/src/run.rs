@@ -4,6 +4,7 @@
 //! just appended or is read back after a crash, so both give the same run.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -76,6 +77,18 @@ pub struct Run {
     /// How the runs ended that it had started.
     #[serde(default)]
     pub children: BTreeMap<RunId, Ending>,
+    /// Somebody wants it to end: what it has begun is ended and undone, and nothing else is begun.
+    #[serde(default)]
+    pub cancelling: Option<Cancelling>,
+}
+
+/// The wish that a run end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelling {
+    /// Whose.
+    pub by: String,
+    /// Why, if they said so.
+    pub reason: Option<String>,
 }
 
 /// A run that makes one call for another.
@@ -179,6 +192,16 @@ pub enum FoldError {
         /// Why.
         source: IllegalTransition,
     },
+    /// The code heard what nobody had said.
+    #[error("event {seq} of run {run} hears signal `{signal}`, which was not said before")]
+    Unsaid {
+        /// The run.
+        run: RunId,
+        /// The event.
+        seq: u64,
+        /// The signal.
+        signal: String,
+    },
     /// A result or a start of a call that the last answer did not ask for.
     #[error("event {seq} of run {run} is about call `{call_id}`, which is not open")]
     UnknownCall {
@@ -226,6 +249,7 @@ impl Run {
             parent: *parent,
             signals: BTreeMap::new(),
             children: BTreeMap::new(),
+            cancelling: None,
         };
         run.open_queued();
         Ok(run)
@@ -302,6 +326,10 @@ impl Run {
             RunEvent::Signalled { name, payload, .. } => {
                 self.signals.entry(name).or_default().push(payload);
             }
+            RunEvent::Heard { step, signal, timed_out } => {
+                let said = if timed_out { None } else { Some(self.hear(seq, signal)?) };
+                self.steps.heard(step, said);
+            }
             RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
             RunEvent::Paused { .. } => self.wake_at = None,
             RunEvent::Resumed { .. } => self.reopen(),
@@ -309,6 +337,11 @@ impl Run {
             RunEvent::Failed { stop, message } => {
                 self.ending = Some(Ending::Failed { stop, message });
             }
+            RunEvent::Cancelling { by, reason } => {
+                self.wake_at = None;
+                self.cancelling = Some(Cancelling { by, reason });
+            }
+            RunEvent::StepsUnmet { .. } => {}
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }
@@ -323,6 +356,24 @@ impl Run {
             RunEvent::Submitted { .. } => {}
         }
         Ok(())
+    }
+
+    /// Takes the oldest thing said under a name.
+    fn hear(&mut self, seq: u64, signal: String) -> Result<Value, FoldError> {
+        let run = self.id;
+        match self.signals.entry(signal) {
+            Entry::Occupied(mut said) if !said.get().is_empty() => {
+                let oldest = said.get_mut().remove(0);
+                if said.get().is_empty() {
+                    said.remove();
+                }
+                Ok(oldest)
+            }
+            Entry::Occupied(said) => {
+                Err(FoldError::Unsaid { run, seq, signal: said.key().clone() })
+            }
+            Entry::Vacant(said) => Err(FoldError::Unsaid { run, seq, signal: said.into_key() }),
+        }
     }
 
     fn tool_finished(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
@@ -383,7 +434,7 @@ impl Run {
         if self.ending.take().is_none() {
             return;
         }
-        self.steps.reopen();
+        self.steps.reopen(&mut self.children);
         if self.queued.is_some() {
             return self.open_queued();
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use steadfast_store::{Caps, RunId, Store};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
@@ -73,11 +74,24 @@ pub(crate) struct Driven {
 #[derive(Default)]
 pub(crate) struct Mailbell {
     rung: AtomicBool,
+    /// Woken at each ring.
+    sleepers: Notify,
 }
 
 impl Mailbell {
     pub(crate) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Ends every wait for a ring: what a letter said is known.
+    pub(crate) fn wake(&self) {
+        self.sleepers.notify_waiters();
+    }
+
+    /// The next ring after this call.
+    pub(crate) fn next(&self) -> Notified<'_> {
+        self.sleepers.notified()
     }
 
     /// Whether it has been rung since it was last asked.

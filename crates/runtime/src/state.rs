@@ -97,7 +97,9 @@ impl Status {
                 | E::StepFinished { .. }
                 | E::Progressed { .. }
                 | E::Signalled { .. }
-                | E::ChildEnded { .. },
+                | E::Heard { .. }
+                | E::ChildEnded { .. }
+                | E::StepsUnmet { .. },
             ) => Ok(Self::Running),
             (Self::Running, E::Parked { .. }) => Ok(Self::Waiting),
             (Self::Running, E::Succeeded { .. }) => Ok(Self::Succeeded),
@@ -105,6 +107,10 @@ impl Status {
             (Self::Queued | Self::Running | Self::Waiting, E::Paused { .. }) => Ok(Self::Paused),
             (Self::Queued | Self::Running | Self::Waiting | Self::Paused, E::Cancelled { .. }) => {
                 Ok(Self::Cancelled)
+            }
+            // It is claimed once more, to end what it has begun.
+            (Self::Queued | Self::Running | Self::Waiting | Self::Paused, E::Cancelling { .. }) => {
+                Ok(Self::Queued)
             }
             // A failure is an end that a person may overrule; success and cancellation are final.
             (Self::Waiting | Self::Paused | Self::Failed, E::Resumed { .. }) => Ok(Self::Queued),
@@ -180,12 +186,15 @@ mod tests {
             RunEvent::Progressed { progress: Progress { step: 1, total: 2, description: text() } },
             RunEvent::Parked { reason: WaitReason::Cooldown, wake_at: None, detail: text() },
             RunEvent::Signalled { name: text(), payload: serde_json::Value::Null, by: text() },
+            RunEvent::Heard { step: text(), signal: text(), timed_out: false },
             RunEvent::ChildEnded {
                 child: steadfast_store::RunId::generate(),
                 ending: Ending::Succeeded { output: text() },
             },
             RunEvent::Paused { by: text(), reason: None },
             RunEvent::Resumed { by: text() },
+            RunEvent::StepsUnmet { steps: vec![] },
+            RunEvent::Cancelling { by: text(), reason: None },
             RunEvent::Cancelled { by: text(), reason: None },
             RunEvent::Succeeded { output: text() },
             RunEvent::Failed { stop: StopReason::Refused, message: text() },

@@ -18,6 +18,9 @@ pub struct RunView {
     pub tenant: String,
     /// Its state, as one word.
     pub state: String,
+    /// The run that started it.
+    #[serde(default)]
+    pub parent: Option<RunId>,
     /// Higher goes first.
     pub priority: i32,
     /// The beginning of its input.
@@ -62,6 +65,7 @@ impl RunView {
             agent: head.agent.clone(),
             tenant: head.tenant.clone(),
             state: head.state.clone(),
+            parent: head.parent,
             priority: head.priority,
             input: summary.input,
             progress: summary.progress,

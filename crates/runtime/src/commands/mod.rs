@@ -11,13 +11,13 @@ use std::sync::Arc;
 use steadfast_store::{Append, Fence, RunId, Store, StoreError};
 
 pub use cancel::CancelRun;
-pub(crate) use cancel::cancel;
+pub(crate) use cancel::{cancel, orphaned};
 pub(crate) use pause::pause;
 pub use pause::{PauseRun, Pausing};
 pub use resume::ResumeRun;
 pub(crate) use resume::resume;
 pub use signal::SignalRun;
-pub(crate) use signal::signal;
+pub(crate) use signal::{check_name as check_signal_name, signal};
 pub use submit::{INPUT_BYTES_MAX, SubmitRun, Submitted};
 pub(crate) use submit::{Labels, create, submit};
 
@@ -57,17 +57,31 @@ pub(crate) async fn seize(
     command: &'static str,
     event: RunEvent,
 ) -> Result<Run, RuntimeError> {
-    let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
+    seize_with(store, run, command, |_| event.clone()).await
+}
+
+/// The same, with an event that depends on what the run has done.
+///
+/// # Errors
+/// As [`seize`].
+pub(crate) async fn seize_with(
+    store: &Arc<dyn Store>,
+    run: RunId,
+    command: &'static str,
+    event: impl Fn(&Run) -> RunEvent,
+) -> Result<Run, RuntimeError> {
     for _ in 0..ATTEMPTS_MAX {
         let (mut folded, _) = fold(store.as_ref(), run).await?;
+        let event = event(&folded);
         if folded.status.next(&event).is_err() {
             return Err(RuntimeError::WrongState { run, command, status: folded.status });
         }
+        let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
         let expected_seq = folded.seq;
-        folded.apply(expected_seq + 1, store.now(), event.clone())?;
+        folded.apply(expected_seq + 1, store.now(), event)?;
         let append = Append {
-            events: vec![packed.clone()],
-            blobs: blobs.clone(),
+            events: vec![packed],
+            blobs,
             head: Some(face(&folded)?),
             mail: letters::farewell_of(&folded).into_iter().collect(),
             ..Append::new(run, Fence::Seize, expected_seq)

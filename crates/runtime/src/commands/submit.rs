@@ -89,7 +89,7 @@ pub(crate) async fn submit(shared: &Shared, command: SubmitRun) -> Result<Submit
     let (head, new) = create(
         shared.store.as_ref(),
         RunEvent::Submitted { agent, input, call: None, parent: None },
-        Labels { tenant, priority, key },
+        Labels { tenant, priority, key, session: None },
     )
     .await?;
     if new {
@@ -103,6 +103,7 @@ pub(crate) struct Labels {
     pub(crate) tenant: String,
     pub(crate) priority: i32,
     pub(crate) key: Option<String>,
+    pub(crate) session: Option<String>,
 }
 
 /// Puts a new run on disk, or finds the one that was submitted with the same key; `true` if it is new.
@@ -116,7 +117,7 @@ pub(crate) async fn create(
         return Err(RuntimeError::InvalidInput { problem });
     };
     let (summary, agent, parent) = (first_summary(input)?, agent.clone(), *parent);
-    let Labels { tenant, priority, key } = labels;
+    let Labels { tenant, priority, key, session } = labels;
     let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
     let head = HeadUpdate {
         state: Status::Queued.as_str().to_owned(),
@@ -126,7 +127,7 @@ pub(crate) async fn create(
     };
     let text = input.clone();
     let new = NewRun::new(tenant, agent, vec![packed], head);
-    let new = NewRun { priority, key, parent, text, blobs, ..new };
+    let new = NewRun { priority, key, session, parent, text, blobs, ..new };
     match store.create(new).await? {
         Created::New(head) => Ok((head, true)),
         Created::Existing(head) => {

@@ -9,16 +9,21 @@
 
 mod away;
 mod boundaries;
+mod changed_code;
+mod children;
 mod code;
 mod crash_store;
 mod examples;
 mod once;
+mod outside;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
 mod queue;
 mod runs;
+mod sagas;
 mod schedules;
+mod signals;
 mod simulation;
 mod stand_in;
 mod world;

@@ -27,7 +27,8 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `schedules` and `guards` talk to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `schedules` and `guards` talk
+    /// to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -132,6 +133,20 @@ enum Command {
     Schedules {
         #[command(subcommand)]
         action: Option<ScheduleAction>,
+    },
+    /// Say something to a run that is code and waits for it; kept until the run listens.
+    Signal {
+        /// The run.
+        #[arg(value_parser = run_id)]
+        run: RunId,
+        /// What it is called; the code waits for it by this name.
+        name: String,
+        /// What is said, as JSON; `-` reads standard input.
+        #[arg(long, default_value = "null", allow_hyphen_values = true)]
+        payload: String,
+        /// Said again with the same id, it is not said twice.
+        #[arg(long)]
+        id: Option<String>,
     },
     /// Show how each model, tool and MCP server is protected and how it is; force a breaker by hand.
     Guards {
@@ -300,6 +315,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, run, output).await,
+        Command::Signal { run, name, payload, id } => {
+            let payload = read_input(payload)?;
+            remote::signal(&client()?, run, remote::Signal { name, payload, id }, output).await
+        }
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,
         Command::Init { example, folder } => init::init(example, folder).await,

@@ -51,6 +51,9 @@ pub(super) fn run(run: &RunView) -> String {
         format!("agent    {} (tenant {})", run.agent, run.tenant),
         format!("state    {}", run.state),
     ];
+    if let Some(parent) = run.parent {
+        lines.push(format!("parent   {parent}"));
+    }
     if let Some(progress) = &run.progress {
         lines.push(format!(
             "progress {}/{}: {}",
@@ -107,6 +110,17 @@ pub(super) fn event(view: &EventView) -> String {
         }
         RunEvent::Parked { detail, .. } => format!("waits: {detail}"),
         RunEvent::Signalled { name, by, .. } => format!("signal {name} by {by}"),
+        RunEvent::Heard { signal, timed_out: false, .. } => format!("heard `{signal}`"),
+        RunEvent::Heard { signal, timed_out: true, .. } => {
+            format!("`{signal}` was not said in time")
+        }
+        RunEvent::StepsUnmet { steps } => {
+            format!("the code never came to these steps of the log: {}", steps.join(", "))
+        }
+        RunEvent::Cancelling { by, reason } => format!(
+            "{by} wants it to end: what it has begun is undone{}",
+            reason.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
+        ),
         RunEvent::ChildEnded { child, ending } => format!("child {child} {}", ended(ending)),
         RunEvent::Paused { by, reason } => {
             format!("paused by {by} {}", reason.as_deref().unwrap_or_default())

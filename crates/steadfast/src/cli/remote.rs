@@ -1,5 +1,6 @@
 //! The commands that talk to a server.
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use steadfast_runtime::{RunList, RunView, Status};
 use steadfast_store::RunId;
@@ -83,6 +84,15 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
         let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
         output::data(&format!("waits    {why}{since}"));
     }
+    let query = [("parent", run.to_string()), ("limit", "500".to_owned())];
+    let children: RunList = match client.find("/runs", &query).await? {
+        Answer::Ok(list) => list,
+        Answer::Refused(exit) => return Ok(exit),
+    };
+    if !children.runs.is_empty() {
+        let more = if children.next.is_some() { " (the newest 500)" } else { "" };
+        output::data(&format!("\nchildren{more}:\n{}", output::runs(&children.runs)));
+    }
     let ending = detail.get("output").or_else(|| detail.get("failure")).and_then(Value::as_str);
     if let Some(ending) = ending.map(str::to_owned).or(view.ending) {
         output::data(&format!("\n{ending}"));
@@ -102,6 +112,29 @@ pub(super) async fn cancel(
 
 pub(super) async fn resume(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     command(client, &format!("/runs/{run}/resume"), &json!({}), format).await
+}
+
+/// What is said to a run.
+pub(super) struct Signal {
+    pub(super) name: String,
+    pub(super) payload: String,
+    pub(super) id: Option<String>,
+}
+
+pub(super) async fn signal(
+    client: &Client,
+    run: RunId,
+    signal: Signal,
+    format: Output,
+) -> anyhow::Result<Exit> {
+    let Signal { name, payload, id } = signal;
+    let payload: Value = serde_json::from_str(&payload)
+        .context("`--payload` is not JSON; a text needs quotes: --payload '\"yes\"'")?;
+    let mut body = json!({ "name": name, "payload": payload });
+    if let Some(id) = id {
+        body["id"] = Value::String(id);
+    }
+    command(client, &format!("/runs/{run}/signals"), &body, format).await
 }
 
 async fn command(

@@ -291,19 +291,11 @@ fn plain(event: RunEvent, step: Step) -> Step {
                 None => step,
             }
         }
-        RunEvent::Signalled { name, payload, by } => step
-            .named("signalled", &format!("Signal {name}"), "said")
-            .fact("by", by)
-            .text("What was said", pretty(&payload.to_string()), false),
-        RunEvent::ChildEnded { child, ending } => {
-            let (badge, text) = match ending {
-                Ending::Succeeded { output } => ("succeeded", output),
-                Ending::Failed { message, .. } => ("failed", message),
-                Ending::Cancelled { by, .. } => ("cancelled", format!("cancelled by {by}")),
-            };
-            let step = step.named("child", "A child is over", badge);
-            step.fact("run", child.to_string()).text("How", text, false)
-        }
+        event @ (RunEvent::Signalled { .. }
+        | RunEvent::Heard { .. }
+        | RunEvent::ChildEnded { .. }
+        | RunEvent::StepsUnmet { .. }
+        | RunEvent::Cancelling { .. }) => of_code(event, step),
         RunEvent::Paused { by, reason } => {
             let step = step.named("paused", "Paused", "paused").fact("by", by);
             match reason {
@@ -328,6 +320,40 @@ fn plain(event: RunEvent, step: Step) -> Step {
         RunEvent::Failed { stop, message } => {
             let step = step.named("failed", "Failed", "failed");
             step.fact("stop", stop.as_str().to_owned()).text("What happened", message, true)
+        }
+        other => step.named("other", other.kind(), ""),
+    }
+}
+
+/// What happens to runs that are code.
+fn of_code(event: RunEvent, step: Step) -> Step {
+    match event {
+        RunEvent::Signalled { name, payload, by } => step
+            .named("signalled", &format!("Signal {name}"), "said")
+            .fact("by", by)
+            .text("What was said", pretty(&payload.to_string()), false),
+        RunEvent::ChildEnded { child, ending } => {
+            let (badge, text) = match ending {
+                Ending::Succeeded { output } => ("succeeded", output),
+                Ending::Failed { message, .. } => ("failed", message),
+                Ending::Cancelled { by, .. } => ("cancelled", format!("cancelled by {by}")),
+            };
+            let step = step.named("child", "A child is over", badge);
+            step.fact("run", child.to_string()).text("How", text, false)
+        }
+        RunEvent::Heard { signal, timed_out, .. } => {
+            let badge = if timed_out { "not in time" } else { "heard" };
+            step.named("signalled", &format!("Waited for signal {signal}"), badge)
+        }
+        RunEvent::StepsUnmet { steps } => step
+            .named("unmet", "Steps that the code no longer comes to", "left over")
+            .text("Which", steps.join("\n"), true),
+        RunEvent::Cancelling { by, reason } => {
+            let step = step.named("cancelling", "To be cancelled", "undoing").fact("by", by);
+            match reason {
+                Some(reason) => step.text("Reason", reason, true),
+                None => step,
+            }
         }
         other => step.named("other", other.kind(), ""),
     }

@@ -14,6 +14,7 @@ mod openapi;
 mod problem;
 mod runs;
 mod schedules;
+mod signals;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -77,6 +78,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/events/stream", get(events::stream)),
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
+        ("/api/v1/runs/{id}/signals", post(signals::signal)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/schedules", get(schedules::list)),
         ("/api/v1/schedules/{name}/run", post(schedules::run)),

@@ -47,6 +47,7 @@ const OPERATIONS: &[Operation] = &[
             ("state", Type::String, "Only in these states, with commas between."),
             ("agent", Type::String, "Only of this agent."),
             ("tenant", Type::String, "Only of this tenant."),
+            ("parent", Type::String, "Only those that this run started."),
             ("before", Type::String, "The `next` of the page before."),
             ("limit", Type::Integer, "Rows on the page, 1 to 500; 50 if absent."),
         ],
@@ -106,6 +107,15 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some("ResumeRun"),
         answers: &[("200", JSON, Answer::One("Run"))],
+        problems: &["400", "404", "409", "413", "415"],
+    },
+    Operation {
+        method: HttpMethod::Post,
+        path: "/api/v1/runs/{id}/signals",
+        summary: "Says something to a run that is code; 200 if it was said before with this id.",
+        query: &[],
+        body: Some("SignalRun"),
+        answers: &[("201", JSON, Answer::One("Run")), ("200", JSON, Answer::One("Run"))],
         problems: &["400", "404", "409", "413", "415"],
     },
     Operation {
@@ -214,7 +224,11 @@ fn describe(operation: &Operation) -> OperationBuilder {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
     }
     if let Some(body) = operation.body {
-        let required = if body == "SubmitRun" { Required::True } else { Required::False };
+        let required = if ["SubmitRun", "SignalRun"].contains(&body) {
+            Required::True
+        } else {
+            Required::False
+        };
         let content = Content::new(Some(Ref::from_schema_name(body)));
         let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
         builder = builder.request_body(Some(body.build()));

@@ -49,6 +49,8 @@ pub(crate) struct ListQuery {
     pub(crate) state: Option<String>,
     pub(crate) agent: Option<String>,
     pub(crate) tenant: Option<String>,
+    /// Only those that this run started.
+    pub(crate) parent: Option<String>,
     pub(crate) before: Option<String>,
     pub(crate) limit: Option<usize>,
 }
@@ -71,11 +73,18 @@ impl ListQuery {
                 Problem::bad_query(format!("`before` is `{text}`; give the `next` of a page"))
             })?),
         };
+        let parent = match given(&self.parent) {
+            None => None,
+            Some(text) => Some(text.parse::<RunId>().map_err(|_| {
+                Problem::bad_query(format!("`parent` is `{text}`; give the id of a run"))
+            })?),
+        };
         let limit = check_limit(self.limit)?;
         Ok(RunFilter {
             tenant: given(&self.tenant),
             agent: given(&self.agent),
             states,
+            parent,
             before,
             limit,
             ..RunFilter::default()

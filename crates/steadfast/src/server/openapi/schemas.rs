@@ -17,6 +17,7 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("id", Type::String, true),
     ("agent", Type::String, true),
     ("tenant", Type::String, true),
+    ("parent", Type::String, false),
     ("priority", Type::Integer, true),
     ("input", Type::String, true),
     ("ending", Type::String, false),
@@ -169,6 +170,12 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ),
         ("CancelRun", object(&[("reason", Type::String, false)])),
         ("ResumeRun", object(&[])),
+        (
+            "SignalRun",
+            // The payload is any JSON.
+            object(&[("name", Type::String, true), ("id", Type::String, false)])
+                .property("payload", ObjectBuilder::new().schema_type(SchemaType::AnyValue)),
+        ),
         (
             "Problem",
             object(&[
