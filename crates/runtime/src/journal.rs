@@ -30,6 +30,7 @@ pub(crate) struct RunJournal {
     last_checkpoint: LastCheckpoint,
     epoch: u64,
     tenant: String,
+    session: Option<String>,
     priority: i32,
     run: Run,
 }
@@ -48,7 +49,8 @@ impl RunJournal {
     ) -> Result<Self, RuntimeError> {
         let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
-        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, priority, run })
+        let session = head.session.clone();
+        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, session, priority, run })
     }
 
     /// The store that the log is in.
@@ -64,6 +66,11 @@ impl RunJournal {
     /// Whose run it is.
     pub(crate) fn tenant(&self) -> &str {
         &self.tenant
+    }
+
+    /// The conversation or the like that the run belongs to.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
     }
 
     /// Higher goes first; 0 is normal.

@@ -187,7 +187,7 @@ impl Run {
     /// # Errors
     /// [`FoldError::NoBeginning`].
     pub fn begin(id: RunId, at: Timestamp, event: &RunEvent) -> Result<Self, FoldError> {
-        let RunEvent::Submitted { agent, input, call } = event else {
+        let RunEvent::Submitted { agent, input, call, .. } = event else {
             return Err(FoldError::NoBeginning { run: id, kind: event.kind() });
         };
         let mut run = Self {

@@ -16,6 +16,18 @@ pub struct RunView {
     pub agent: String,
     /// Whose run it is.
     pub tenant: String,
+    /// The conversation or the like that it belongs to.
+    #[serde(default)]
+    pub session: Option<String>,
+    /// Words that people find it by.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The run that started it.
+    #[serde(default)]
+    pub parent: Option<RunId>,
+    /// What is wrong with it, as one word, while it goes on or after it has ended.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Its state, as one word.
     pub state: String,
     /// Higher goes first.
@@ -61,6 +73,10 @@ impl RunView {
             id: head.id,
             agent: head.agent.clone(),
             tenant: head.tenant.clone(),
+            session: head.session.clone(),
+            tags: head.tags.clone(),
+            parent: head.parent,
+            problem: head.problem.clone(),
             state: head.state.clone(),
             priority: head.priority,
             input: summary.input,

@@ -11,6 +11,7 @@ mod boundaries;
 mod code;
 mod crash_store;
 mod examples;
+mod labels;
 mod once;
 mod runs;
 mod stand_in;

@@ -84,7 +84,7 @@ impl Timeline {
             texts: Vec::new(),
         };
         match event {
-            RunEvent::Submitted { agent, input, call } => {
+            RunEvent::Submitted { agent, input, call, .. } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
                 let made = match call {
                     Some(call) => made
