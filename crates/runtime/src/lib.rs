@@ -52,7 +52,7 @@ pub use journal::Summary;
 pub use key_rule::{DEFAULT_KEEP, KeyRule};
 pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
-pub use problems::Problem;
+pub use problems::{Flaws, Note, Problem, ProblemHook, ProblemNotice, ProblemRules, RepeatRule};
 pub use run::{CallState, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX};
 pub use runtime::Runtime;
 pub use shared::RuntimeOptions;

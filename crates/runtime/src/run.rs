@@ -13,6 +13,7 @@ use steadfast_store::{RunId, Timestamp};
 
 use crate::code::Steps;
 use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome};
+use crate::problems::Flaws;
 use crate::state::{IllegalTransition, Status};
 
 /// A run, folded up to event `seq`. Its serialized form is a checkpoint.
@@ -66,6 +67,9 @@ pub struct Run {
     /// The one call that the run makes, if it was queued by another run.
     #[serde(default)]
     pub queued: Option<QueuedRun>,
+    /// What went wrong and has not been made good.
+    #[serde(default)]
+    pub flaws: Flaws,
 }
 
 /// A run that makes one call for another.
@@ -213,6 +217,7 @@ impl Run {
             degraded: 0,
             steps: Steps::default(),
             queued: call.clone().map(|call| QueuedRun { call, result: None }),
+            flaws: Flaws::default(),
         };
         run.open_queued();
         Ok(run)
@@ -282,6 +287,7 @@ impl Run {
                 self.steps.started(step, effect, undoes);
             }
             RunEvent::StepFinished { step, output, failure, undoes } => {
+                self.flaws.step(&step, failure.is_some());
                 let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
                 self.steps.finished(step, result, undoes);
             }
@@ -319,6 +325,7 @@ impl Run {
         if attempts > 0 && degraded.is_none() {
             *self.calls.entry(tool.clone()).or_default() += 1;
         }
+        self.flaws.tool(&tool, outcome);
         self.queued_ended(&call_id, outcome, &content);
         self.messages.push(Message::Tool {
             call_id,

@@ -20,6 +20,7 @@ use crate::driver::{Driven, Driver};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
+use crate::problems::Monitor;
 use crate::shared::Shared;
 use crate::state::Status;
 use crate::stored;
@@ -54,6 +55,7 @@ impl Scheduler {
         info!(node = %self.node, store = self.shared.store.describe(), "executing runs");
         let mut renewal = tokio::time::interval(self.shared.options.lease_ttl / 3);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.drivers.spawn(Monitor::new(Arc::clone(&self.shared)).run());
         let drain = self.shared.drain.clone();
         loop {
             if drain.is_cancelled() {
@@ -162,7 +164,9 @@ async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: Can
     let driving = async {
         let policy = shared.options.checkpoints.clone();
         let store = Arc::clone(&shared.store);
-        let mut journal = RunJournal::open(store, shared.notices.clone(), policy, &head).await?;
+        let check = shared.checks.enter(&head, &shared.catalog);
+        let notices = shared.notices.clone();
+        let mut journal = RunJournal::open(store, notices, policy, &head, check).await?;
         let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
         journal.append(vec![claimed]).await?;
         let clock = Arc::clone(&shared.store);

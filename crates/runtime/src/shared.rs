@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::operations::Operations;
+use crate::problems::{Checks, ProblemHook, ProblemRules};
 use crate::watch::Notices;
 
 /// How a runtime executes runs.
@@ -27,6 +28,10 @@ pub struct RuntimeOptions {
     pub checkpoints: CheckpointPolicy,
     /// Runs executed at once of each tenant and agent, over all nodes. Default: no limit of its own.
     pub caps: Caps,
+    /// When a run has a problem.
+    pub problems: ProblemRules,
+    /// Who is told of it, beside the log.
+    pub on_problem: Option<ProblemHook>,
 }
 
 impl Default for RuntimeOptions {
@@ -37,6 +42,8 @@ impl Default for RuntimeOptions {
             drain_timeout: Duration::from_secs(30),
             checkpoints: CheckpointPolicy::default(),
             caps: Caps::default(),
+            problems: ProblemRules::default(),
+            on_problem: None,
         }
     }
 }
@@ -48,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) options: RuntimeOptions,
     pub(crate) notices: Notices,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) checks: Arc<Checks>,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes, each with what stops it at once.

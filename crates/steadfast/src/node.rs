@@ -57,6 +57,7 @@ impl Node {
                 interval: config.runtime.checkpoint_interval,
                 ..CheckpointPolicy::default()
             },
+            problems: config.problems.clone(),
             ..RuntimeOptions::default()
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;

@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
 use crate::journal::RunJournal;
+use crate::problems::Pulse;
 
 /// Shared by every branch of one run's code.
 pub(crate) struct Board {
@@ -20,6 +21,8 @@ pub(crate) struct Board {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     pub(crate) drain: CancellationToken,
+    /// When something must have happened.
+    pub(crate) pulse: Arc<Pulse>,
     activity: Mutex<Activity>,
     /// Steps that this execution has come to.
     met: Mutex<BTreeSet<String>>,
@@ -65,12 +68,14 @@ impl Board {
         now: Box<dyn Fn() -> Timestamp + Send + Sync>,
         drain: CancellationToken,
     ) -> Self {
+        let pulse = Arc::clone(journal.pulse());
         let (journal, activity) = (tokio::sync::Mutex::new(journal), Mutex::default());
         Self {
             journal,
             catalog,
             now,
             drain,
+            pulse,
             activity,
             met: Mutex::default(),
             problem: Mutex::new(None),

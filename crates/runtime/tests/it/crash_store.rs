@@ -29,13 +29,21 @@ pub(crate) struct CrashStore {
     left: AtomicUsize,
     dies: Dies,
     pub(crate) dead: Notify,
+    /// Whether it gives runs to those who claim them.
+    is_giving: bool,
 }
 
 impl CrashStore {
     /// Dies at the write of this number, from 0.
     pub(crate) fn new(inner: &Arc<MemoryStore>, write: usize, dies: Dies) -> Arc<Self> {
         let (inner, left) = (Arc::clone(inner), AtomicUsize::new(write + 1));
-        Arc::new(Self { inner, left, dies, dead: Notify::new() })
+        Arc::new(Self { inner, left, dies, dead: Notify::new(), is_giving: true })
+    }
+
+    /// Never dies, and gives nobody a run.
+    pub(crate) fn miser(inner: &Arc<MemoryStore>) -> Arc<Self> {
+        let (inner, left) = (Arc::clone(inner), AtomicUsize::new(usize::MAX));
+        Arc::new(Self { inner, left, dies: Dies::Before, dead: Notify::new(), is_giving: false })
     }
 
     /// Whether it has died.
@@ -149,6 +157,9 @@ impl Leases for CrashStore {
         limit: usize,
         caps: &Caps,
     ) -> Result<Vec<RunHead>, StoreError> {
+        if !self.is_giving {
+            return Ok(Vec::new());
+        }
         self.inner.claim(node, limit, caps).await
     }
 

@@ -13,6 +13,7 @@ mod crash_store;
 mod examples;
 mod labels;
 mod once;
+mod problems;
 mod runs;
 mod stand_in;
 mod world;

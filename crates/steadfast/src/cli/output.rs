@@ -91,7 +91,10 @@ pub(super) fn run(run: &RunView) -> String {
 /// What is wrong with a run, what that means and what to do.
 fn problem(run: &RunView) -> Vec<String> {
     let Some(word) = &run.problem else { return Vec::new() };
-    let mut lines = vec![format!("problem  {word}")];
+    let since = run.problem_since.and_then(|at| jiff::Timestamp::from_millisecond(at.0).ok());
+    let since = since.map(|at| format!(" since {at}")).unwrap_or_default();
+    let mut lines = vec![format!("problem  {word}{since}")];
+    lines.extend(run.problem_detail.iter().map(|detail| format!("         {detail}")));
     if let Some(problem) = Problem::parse(word) {
         lines.push(format!("         {} {}", problem.meaning(), problem.remedy()));
     }

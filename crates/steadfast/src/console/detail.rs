@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::State;
 use axum::response::{Html, Redirect};
 use serde::Serialize;
-use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
+use steadfast_runtime::{CancelRun, EventView, Problem as RunProblem, ResumeRun, RunView, Status};
 use steadfast_store::{RunId, Timestamp};
 
 use super::time::When;
@@ -36,8 +36,33 @@ struct HeadFragment {
     id: String,
     created: When,
     updated: When,
+    /// What is wrong with it.
+    problem: Option<ProblemView>,
     can_cancel: bool,
     can_resume: bool,
+}
+
+/// A problem, what it means and what to do.
+struct ProblemView {
+    word: String,
+    since: Option<When>,
+    detail: Option<String>,
+    meaning: &'static str,
+    remedy: &'static str,
+}
+
+impl ProblemView {
+    fn of(run: &RunView, now: Timestamp) -> Option<Self> {
+        let word = run.problem.clone()?;
+        let known = RunProblem::parse(&word);
+        Some(Self {
+            since: run.problem_since.map(|at| When::new(at, now)),
+            detail: run.problem_detail.clone(),
+            meaning: known.map_or("", RunProblem::meaning),
+            remedy: known.map_or("", RunProblem::remedy),
+            word,
+        })
+    }
 }
 
 #[derive(Template)]
@@ -102,6 +127,7 @@ pub(super) fn head_html(run: RunView, now: Timestamp) -> Result<String, Problem>
         id: run.id.to_string(),
         created: When::new(run.created_at, now),
         updated: When::new(run.updated_at, now),
+        problem: ProblemView::of(&run, now),
         can_cancel: status.is_some_and(|status| !status.is_over()),
         can_resume: matches!(status, Some(Status::Failed | Status::Waiting)),
         run,

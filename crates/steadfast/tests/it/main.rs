@@ -16,6 +16,7 @@ mod faults;
 mod guards;
 mod http;
 mod openapi;
+mod problems;
 mod program;
 mod report;
 mod search;

@@ -21,6 +21,8 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("session", Type::String, false),
     ("parent", Type::String, false),
     ("problem", Type::String, false),
+    ("problem_since", Type::Integer, false),
+    ("problem_detail", Type::String, false),
     ("input", Type::String, true),
     ("ending", Type::String, false),
     ("stop", Type::String, false),
