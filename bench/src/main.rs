@@ -1,6 +1,6 @@
 //! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal | steps | endurance]`; without a name, all. Journal
+//! `cargo run --release -p steadfast-bench [guard | journal | steps | search | endurance]`; without a name, all. Journal
 //! and steps take a server's URL behind their names: `journal postgres://USER@HOST:PORT/DATABASE`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
@@ -13,12 +13,13 @@ mod endurance;
 mod guard;
 mod journal;
 mod machine;
+mod search;
 mod steps;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const NAMES: [&str; 4] = ["guard", "journal", "steps", "endurance"];
+const NAMES: [&str; 5] = ["guard", "journal", "steps", "search", "endurance"];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -38,6 +39,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_wanted("endurance") {
         runtime.block_on(endurance::run())?;
+    }
+    if is_wanted("search") {
+        runtime.block_on(search::run())?;
     }
     Ok(())
 }

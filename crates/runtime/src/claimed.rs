@@ -33,7 +33,9 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
     let driving = async {
         let policy = shared.options.checkpoints.clone();
         let store = Arc::clone(&shared.store);
-        let mut journal = RunJournal::open(store, shared.notices.clone(), policy, &head).await?;
+        let check = shared.checks.enter(&head, &shared.catalog);
+        let notices = shared.notices.clone();
+        let mut journal = RunJournal::open(store, notices, policy, &head, check).await?;
         let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
         journal.append(vec![claimed]).await?;
         if journal.take_letters(true).await? {

@@ -24,6 +24,7 @@ use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
 use crate::operations::{Entry, EntryError, Operation, Operations};
+use crate::problems::step_limit;
 use crate::run::{CallState, OpenCall, Run};
 use crate::shared::Mailbell;
 
@@ -75,7 +76,11 @@ impl Driver {
             }
             let catalog = Arc::clone(&self.catalog);
             let effect_of = |tool: &str| catalog.effect(&agent, tool);
-            match decide(self.journal.run(), &agent, (self.now)(), &effect_of) {
+            let decision = decide(self.journal.run(), &agent, (self.now)(), &effect_of);
+            if let Some(limit) = step_limit(&catalog, &agent, &decision) {
+                self.journal.pulse().begins(limit);
+            }
+            match decision {
                 Decision::Nothing => return Ok(Outcome::Settled),
                 Decision::AskModel { within } => self.ask_model(&agent, within).await?,
                 Decision::ReadTools { calls, within } => {

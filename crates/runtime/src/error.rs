@@ -63,10 +63,10 @@ pub enum RuntimeError {
         /// How often it was tried.
         attempts: u32,
     },
-    /// The key was used for a run with another agent or input.
+    /// The key was used for a run with another agent, input, session or tags.
     #[error(
-        "this key was used before, for run {run} with another agent or input: use another key, or \
-         submit what was submitted then"
+        "this key was used before, for run {run} with another agent, input, session or tags: \
+         use another key, or submit what was submitted then"
     )]
     KeyConflict {
         /// The run.

@@ -33,6 +33,12 @@ pub enum RunEvent {
         /// The run that started this one; it is told how this one ends.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent: Option<RunId>,
+        /// The conversation or the like that it belongs to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+        /// Words that people find it by, sorted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<String>,
     },
     /// A node took the run and begins, or goes on, executing it. Calls that were under way when the
     /// run was last left are interrupted from here on.

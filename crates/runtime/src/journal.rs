@@ -15,6 +15,7 @@ use crate::checkpoint::{CheckpointPolicy, LastCheckpoint};
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
 use crate::letters;
+use crate::problems::{Note, Pulse, RunCheck};
 use crate::run::{Ending, Run};
 use crate::state::Status;
 use crate::stored;
@@ -51,6 +52,7 @@ pub(crate) struct RunJournal {
     session: Option<String>,
     priority: i32,
     run: Run,
+    check: RunCheck,
 }
 
 impl RunJournal {
@@ -64,11 +66,28 @@ impl RunJournal {
         notices: Notices,
         policy: CheckpointPolicy,
         head: &RunHead,
+        check: RunCheck,
     ) -> Result<Self, RuntimeError> {
         let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
         let session = head.session.clone();
-        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, session, priority, run })
+        Ok(Self {
+            store,
+            notices,
+            policy,
+            last_checkpoint,
+            epoch,
+            tenant,
+            session,
+            priority,
+            run,
+            check,
+        })
+    }
+
+    /// When something must have happened, for those who look from outside.
+    pub(crate) const fn pulse(&self) -> &Arc<Pulse> {
+        self.check.pulse()
     }
 
     /// The store that the log is in.
@@ -178,7 +197,7 @@ impl RunJournal {
         let Along { keys, taken, facts } = along;
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
-        let face_changes = events.iter().any(changes_face);
+        let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
@@ -195,7 +214,9 @@ impl RunJournal {
             blobs.extend(snapshot.blobs);
             checkpoint = Some(snapshot.body);
         }
-        let head = if face_changes { Some(face(&self.run)?) } else { None };
+        let found = self.check.look(&self.run, provisional);
+        face_changes |= self.check.is_news(found.as_ref());
+        let head = if face_changes { Some(face_with(&self.run, found.as_ref())?) } else { None };
         let appended = self
             .append_surely(Append {
                 events: packed,
@@ -213,6 +234,7 @@ impl RunJournal {
             self.last_checkpoint = LastCheckpoint { seq: appended.head_seq, at: appended.at };
         }
         self.run.updated_at = appended.at;
+        self.check.appended(face_changes.then_some(found));
         self.notices.publish(self.run.id, appended.head_seq);
         Ok(())
     }
@@ -325,6 +347,9 @@ pub struct Summary {
     /// Why it stopped, as one word, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<String>,
+    /// What is wrong with it, if its own log shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Note>,
 }
 
 /// Longest excerpt on an index card, in bytes.
@@ -336,8 +361,13 @@ pub(crate) fn first_summary(input: &str) -> Result<bytes::Bytes, RuntimeError> {
     Ok(serde_json::to_vec(&summary).map_err(unwritable)?.into())
 }
 
-/// The index card of a run as it is.
+/// The index card of a run as it is after a command: whatever was wrong with it, a person has seen to it.
 pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
+    face_with(run, None)
+}
+
+/// The index card of a run as it is, and what is wrong with it.
+fn face_with(run: &Run, problem: Option<&Note>) -> Result<HeadUpdate, RuntimeError> {
     let (ending, stop) = match &run.ending {
         None => (None, None),
         Some(Ending::Succeeded { output }) => (Some(excerpt(output)), None),
@@ -360,6 +390,7 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
         degraded: run.degraded,
         ending,
         stop,
+        problem: problem.cloned(),
     };
     let disposition = match run.status {
         Status::Queued => Disposition::Ready,
@@ -371,7 +402,7 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
     Ok(HeadUpdate {
         state: run.status.as_str().to_owned(),
         disposition,
-        problem: None,
+        problem: problem.map(|note| note.problem.clone()),
         summary: serde_json::to_vec(&summary).map_err(unwritable)?.into(),
     })
 }

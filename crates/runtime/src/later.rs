@@ -45,13 +45,18 @@ pub(crate) async fn queue(
         until,
         notify,
     };
-    let event =
-        RunEvent::Submitted { agent: from.agent.clone(), input, call: Some(call), parent: None };
+    let event = RunEvent::Submitted {
+        agent: from.agent.clone(),
+        input,
+        call: Some(call),
+        parent: None,
+        session: journal.session().map(str::to_owned),
+        tags: Vec::new(),
+    };
     let labels = Labels {
         tenant: journal.tenant().to_owned(),
         priority: journal.priority(),
         key: Some(format!("queued-{}", open.key)),
-        session: journal.session().map(str::to_owned),
     };
     let run = match create(journal.store(), event, labels).await {
         Ok((head, _)) => head.id,

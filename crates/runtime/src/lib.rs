@@ -32,6 +32,7 @@ mod later;
 mod letters;
 mod operations;
 mod policies;
+mod problems;
 mod queue;
 mod run;
 mod runtime;
@@ -57,6 +58,7 @@ pub use journal::Summary;
 pub use key_rule::{DEFAULT_KEEP, KeyRule};
 pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
+pub use problems::{Flaws, Note, Problem, ProblemHook, ProblemNotice, ProblemRules, RepeatRule};
 pub use queue::{Waiting, WaitsFor};
 pub use run::{
     CallState, Cancelling, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX,

@@ -15,6 +15,7 @@ use steadfast_store::{RunId, Timestamp};
 
 use crate::code::Steps;
 use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome};
+use crate::problems::Flaws;
 use crate::state::{IllegalTransition, Status};
 
 /// A run, folded up to event `seq`. Its serialized form is a checkpoint.
@@ -80,6 +81,9 @@ pub struct Run {
     /// Somebody wants it to end: what it has begun is ended and undone, and nothing else is begun.
     #[serde(default)]
     pub cancelling: Option<Cancelling>,
+    /// What went wrong and has not been made good.
+    #[serde(default)]
+    pub flaws: Flaws,
 }
 
 /// The wish that a run end.
@@ -220,7 +224,7 @@ impl Run {
     /// # Errors
     /// [`FoldError::NoBeginning`].
     pub fn begin(id: RunId, at: Timestamp, event: &RunEvent) -> Result<Self, FoldError> {
-        let RunEvent::Submitted { agent, input, call, parent } = event else {
+        let RunEvent::Submitted { agent, input, call, parent, .. } = event else {
             return Err(FoldError::NoBeginning { run: id, kind: event.kind() });
         };
         let mut run = Self {
@@ -250,6 +254,7 @@ impl Run {
             signals: BTreeMap::new(),
             children: BTreeMap::new(),
             cancelling: None,
+            flaws: Flaws::default(),
         };
         run.open_queued();
         Ok(run)
@@ -319,6 +324,7 @@ impl Run {
                 self.steps.started(step, effect, undoes);
             }
             RunEvent::StepFinished { step, output, failure, undoes } => {
+                self.flaws.step(&step, failure.is_some());
                 let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
                 self.steps.finished(step, result, undoes);
             }
@@ -388,6 +394,7 @@ impl Run {
         if attempts > 0 && degraded.is_none() {
             *self.calls.entry(tool.clone()).or_default() += 1;
         }
+        self.flaws.tool(&tool, outcome);
         self.queued_ended(&call_id, outcome, &content);
         self.messages.push(Message::Tool {
             call_id,

@@ -19,6 +19,7 @@ use crate::commands::{
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
+use crate::problems::Checks;
 use crate::queue::{self, Waiting};
 use crate::run::Run;
 use crate::schedule::{self, Schedule, ScheduleView, Timetable};
@@ -53,9 +54,12 @@ impl Runtime {
         }
         let node = NodeId::generate();
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
+        let (rules, hook) = (options.problems.clone(), options.on_problem.clone());
+        let checks = Arc::new(Checks::new(rules, hook, &catalog));
         let shared = Arc::new(Shared {
             store,
             operations,
+            checks,
             catalog: Arc::new(catalog),
             options,
             notices: Notices::new(),

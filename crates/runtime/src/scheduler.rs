@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::call::chain;
 use crate::claimed::drive;
 use crate::error::RuntimeError;
+use crate::problems::Monitor;
 use crate::schedule;
 use crate::shared::{Driven, Mailbell, Shared};
 
@@ -58,6 +59,7 @@ impl Scheduler {
         info!(node = %self.lease.lock().node, store = store.describe(), "executing runs");
         // Side by side: a claim that gets no answer must not keep the lease from being renewed, or let
         // go of. It is kept while the last steps end: nobody may take their runs meanwhile.
+        self.drivers.spawn(Monitor::new(Arc::clone(&self.shared)).run());
         tokio::select! {
             () = self.work() => {}
             () = self.keep_lease() => {}

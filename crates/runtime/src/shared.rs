@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::operations::Operations;
+use crate::problems::{Checks, ProblemHook, ProblemRules};
 use crate::schedule::Timetable;
 use crate::watch::Notices;
 
@@ -30,6 +31,10 @@ pub struct RuntimeOptions {
     pub checkpoints: CheckpointPolicy,
     /// Runs executed at once of each tenant and agent, over all nodes. Default: no limit of its own.
     pub caps: Caps,
+    /// When a run has a problem.
+    pub problems: ProblemRules,
+    /// Who is told of it, beside the log.
+    pub on_problem: Option<ProblemHook>,
 }
 
 impl Default for RuntimeOptions {
@@ -40,6 +45,8 @@ impl Default for RuntimeOptions {
             drain_timeout: Duration::from_secs(30),
             checkpoints: CheckpointPolicy::default(),
             caps: Caps::default(),
+            problems: ProblemRules::default(),
+            on_problem: None,
         }
     }
 }
@@ -52,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) notices: Notices,
     pub(crate) operations: Arc<Operations>,
     pub(crate) timetable: Timetable,
+    pub(crate) checks: Arc<Checks>,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes.

@@ -147,7 +147,14 @@ mod tests {
     fn every_event() -> Vec<RunEvent> {
         let text = String::new;
         vec![
-            RunEvent::Submitted { agent: text(), input: text(), call: None, parent: None },
+            RunEvent::Submitted {
+                agent: text(),
+                input: text(),
+                call: None,
+                parent: None,
+                session: None,
+                tags: vec![],
+            },
             RunEvent::Claimed { node: text(), epoch: 1 },
             RunEvent::ModelAnswered {
                 key: text(),

@@ -83,6 +83,8 @@ impl Node {
                 ..CheckpointPolicy::default()
             },
             caps: config.caps(),
+            problems: config.problems.clone(),
+            ..RuntimeOptions::default()
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;
         runtime.set_schedules(config.timetable()?)?;

@@ -13,6 +13,7 @@ use super::CodePolicy;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, WaitReason};
 use crate::journal::RunJournal;
+use crate::problems::Pulse;
 use crate::run::Run;
 use crate::shared::{Mailbell, Shared};
 
@@ -28,6 +29,8 @@ pub(crate) struct Board {
     pausing: AtomicBool,
     /// The run is to be cancelled: only what undoes begins.
     cancelling: AtomicBool,
+    /// When something must have happened.
+    pub(crate) pulse: Arc<Pulse>,
     activity: Mutex<Activity>,
     /// Steps that this execution has come to.
     met: Mutex<BTreeSet<String>>,
@@ -125,6 +128,7 @@ impl Board {
         mail: Arc<Mailbell>,
     ) -> Self {
         let cancelling = AtomicBool::new(journal.run().cancelling.is_some());
+        let pulse = Arc::clone(journal.pulse());
         Self {
             journal: tokio::sync::Mutex::new(journal),
             shared,
@@ -132,6 +136,7 @@ impl Board {
             mail,
             pausing: AtomicBool::new(false),
             cancelling,
+            pulse,
             activity: Mutex::default(),
             met: Mutex::default(),
             asked: Mutex::default(),

@@ -253,16 +253,17 @@ async fn start(board: &Board, order: Order<'_>, key: String) -> Result<RunId, St
         );
         return refuse(ErrorClass::InvalidRequest, message);
     }
-    let (labels, tries) = {
+    let (labels, session, tries) = {
         let journal = board.journal.lock().await;
         let tries = journal.run().steps.tries.get(step).copied().unwrap_or_default();
         let key = if tries.anew == 0 { key } else { format!("{key} {}", tries.anew) };
         let session = journal.session().map(str::to_owned);
         let (tenant, priority) = (journal.tenant().to_owned(), journal.priority());
-        (Labels { tenant, priority, key: Some(key), session }, tries)
+        (Labels { tenant, priority, key: Some(key) }, session, tries)
     };
     let (agent, input) = (agent.to_owned(), input.to_owned());
-    let event = RunEvent::Submitted { agent, input, call: None, parent: Some(parent) };
+    let parent = Some(parent);
+    let event = RunEvent::Submitted { agent, input, call: None, parent, session, tags: Vec::new() };
     match commands::create(shared.store.as_ref(), event, labels).await {
         Err(RuntimeError::KeyConflict { run }) => refuse(
             ErrorClass::Conflict,

@@ -263,6 +263,7 @@ impl Step<'_> {
         F: Future<Output = Result<T, E>>,
     {
         let deadline = Instant::now() + self.timeout;
+        self.board.pulse.begins(self.timeout);
         let Some(dependency) = &self.dependency else {
             let call = StepCall { key: key.to_owned(), deadline, attempt: 1 };
             return match timeout_at(deadline, operation(call)).await {

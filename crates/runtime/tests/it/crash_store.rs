@@ -30,6 +30,8 @@ pub(crate) struct CrashStore {
     dies: Dies,
     pub(crate) dead: Notify,
     away: AtomicBool,
+    /// Whether it gives runs to those who claim them.
+    is_giving: bool,
 }
 
 impl CrashStore {
@@ -37,7 +39,14 @@ impl CrashStore {
     pub(crate) fn new(inner: &Arc<MemoryStore>, write: usize, dies: Dies) -> Arc<Self> {
         let (inner, left) = (Arc::clone(inner), AtomicUsize::new(write + 1));
         let (dead, away) = (Notify::new(), AtomicBool::new(false));
-        Arc::new(Self { inner, left, dies, dead, away })
+        Arc::new(Self { inner, left, dies, dead, away, is_giving: true })
+    }
+
+    /// Never dies, and gives nobody a run.
+    pub(crate) fn miser(inner: &Arc<MemoryStore>) -> Arc<Self> {
+        let (inner, left) = (Arc::clone(inner), AtomicUsize::new(usize::MAX - 1));
+        let (dead, away) = (Notify::new(), AtomicBool::new(false));
+        Arc::new(Self { inner, left, dies: Dies::Before, dead, away, is_giving: false })
     }
 
     /// Does not die, but may be away.
@@ -189,6 +198,9 @@ impl Leases for CrashStore {
         caps: &Caps,
     ) -> Result<Vec<RunHead>, StoreError> {
         self.present()?;
+        if !self.is_giving {
+            return Ok(Vec::new());
+        }
         self.inner.claim(node, limit, caps).await
     }
 

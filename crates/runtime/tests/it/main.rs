@@ -14,11 +14,13 @@ mod children;
 mod code;
 mod crash_store;
 mod examples;
+mod labels;
 mod once;
 mod outside;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
+mod problems;
 mod queue;
 mod runs;
 mod sagas;

@@ -5,6 +5,7 @@ mod guards;
 mod init;
 mod local;
 mod output;
+mod ps;
 mod remote;
 mod schedules;
 mod serve;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use steadfast_runtime::{INPUT_BYTES_MAX, RuntimeError, Status};
+use steadfast_runtime::{INPUT_BYTES_MAX, RuntimeError};
 use steadfast_store::RunId;
 
 use crate::config::{Config, ConfigError, LogFormat};
@@ -89,19 +90,15 @@ enum Command {
         /// Submitting again with the same key gives the same run.
         #[arg(long)]
         key: Option<String>,
+        /// The conversation or the like that it belongs to.
+        #[arg(long)]
+        session: Option<String>,
+        /// A word that people find it by; may be given several times.
+        #[arg(long = "tag")]
+        tags: Vec<String>,
     },
     /// List runs, newest first.
-    Ps {
-        /// Only in this state.
-        #[arg(long, value_parser = state)]
-        state: Option<Status>,
-        /// Only of this agent.
-        #[arg(long)]
-        agent: Option<String>,
-        /// Rows.
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-    },
+    Ps(ps::Which),
     /// Show one run with its answer.
     Show {
         /// The run.
@@ -301,14 +298,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             let config = Config::load(config.as_deref())?;
             local::run(&config, agent, read_input(input)?, key, output).await
         }
-        Command::Submit { agent, input, tenant, priority, key } => {
+        Command::Submit { agent, input, tenant, priority, key, session, tags } => {
             let input = read_input(input)?;
-            let order = remote::Order { agent, input, tenant, priority, key };
+            let order = remote::Order { agent, input, tenant, priority, key, session, tags };
             remote::submit(&client()?, order, output).await
         }
-        Command::Ps { state, agent, limit } => {
-            remote::list(&client()?, state, agent, limit, output).await
-        }
+        Command::Ps(which) => ps::list(&client()?, which, output).await,
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
         Command::Schedules { action } => schedules::schedules(&client()?, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
@@ -338,11 +333,6 @@ fn read_input(input: String) -> anyhow::Result<String> {
 
 fn run_id(text: &str) -> Result<RunId, &'static str> {
     text.parse().map_err(|_| "it is not the id of a run; `steadfast ps` lists them")
-}
-
-fn state(text: &str) -> Result<Status, String> {
-    let known = || Status::ALL.map(Status::as_str).join(", ");
-    Status::parse(text).ok_or_else(|| format!("there is no such state; there are: {}", known()))
 }
 
 /// Sends log lines to standard error. What rmcp logs may hold tool contents, so only its errors pass.

@@ -15,14 +15,22 @@ pub(super) struct Order {
     pub(super) tenant: String,
     pub(super) priority: i32,
     pub(super) key: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) tags: Vec<String>,
 }
 
 pub(super) async fn submit(client: &Client, order: Order, format: Output) -> anyhow::Result<Exit> {
-    let Order { agent, input, tenant, priority, key } = order;
+    let Order { agent, input, tenant, priority, key, session, tags } = order;
     let mut body =
         json!({ "agent": agent, "input": input, "tenant": tenant, "priority": priority });
     if let Some(key) = key {
         body["key"] = Value::String(key);
+    }
+    if let Some(session) = session {
+        body["session"] = Value::String(session);
+    }
+    if !tags.is_empty() {
+        body["tags"] = json!(tags);
     }
     let run: RunView = match client.post("/runs", &body).await? {
         Answer::Ok(run) => run,
@@ -39,30 +47,6 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
             output::data(&run.id.to_string());
             output::talk(&format!("watch it at {page}"));
         }
-    }
-    Ok(Exit::Done)
-}
-
-pub(super) async fn list(
-    client: &Client,
-    state: Option<Status>,
-    agent: Option<String>,
-    limit: usize,
-    format: Output,
-) -> anyhow::Result<Exit> {
-    let mut query = vec![("limit", limit.to_string())];
-    query.extend(state.map(|state| ("state", state.to_string())));
-    query.extend(agent.map(|agent| ("agent", agent)));
-    let list: RunList = match client.find("/runs", &query).await? {
-        Answer::Ok(list) => list,
-        Answer::Refused(exit) => return Ok(exit),
-    };
-    match format {
-        Output::Json => output::json(&list)?,
-        Output::Text if list.runs.is_empty() => {
-            output::talk("no runs; start one with `steadfast submit AGENT --input ...`");
-        }
-        Output::Text => output::data(&output::runs(&list.runs)),
     }
     Ok(Exit::Done)
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
-use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules};
+use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules, ProblemRules};
 use steadfast_store::Caps;
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) fallback: BTreeMap<String, FallbackRule>,
     /// Tools that cost with every call, by name.
     pub(crate) expensive: BTreeMap<String, ExpenseRule>,
+    /// When a run has a problem.
+    pub(crate) problems: ProblemRules,
     /// The policies as they are written: what a table does not say, it inherits.
     #[serde(skip)]
     layers: Layers,
@@ -161,6 +163,12 @@ impl Config {
         if self.runtime.lease_ttl < LEASE_TTL_MIN {
             let short = "it is too short to be renewed in time; use `1s` or more";
             return Err(wrong("lease_ttl", short));
+        }
+        if self.problems.check_every.is_zero() {
+            return Err(ConfigError::Unusable {
+                place: "problems.check_every".to_owned(),
+                problem: "it is 0: nothing else would be done; use `1s` or more".to_owned(),
+            });
         }
         self.check_caps()?;
         self.timetable().map(drop)

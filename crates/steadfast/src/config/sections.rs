@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
-use steadfast_runtime::{AgentSpec, CatchUp, Overlap};
+use steadfast_runtime::{AgentSpec, CatchUp, Overlap, RepeatRule};
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -199,6 +199,10 @@ pub(crate) struct AgentSection {
     pub(crate) max_output_tokens: Option<u32>,
     /// Sampling temperature. Default: the provider's.
     pub(crate) temperature: Option<f64>,
+    /// Tokens beyond which a run counts as costly. Default: found from the runs before.
+    pub(crate) tokens_expected: Option<u64>,
+    /// When its calls count as repeating. Default: `problems.repeating`.
+    pub(crate) repeating: Option<RepeatRule>,
 }
 
 impl AgentSection {
@@ -214,6 +218,8 @@ impl AgentSection {
             total_timeout: self.total_timeout.unwrap_or(defaults.total_timeout),
             max_output_tokens: self.max_output_tokens,
             temperature: self.temperature,
+            tokens_expected: self.tokens_expected,
+            repeating: self.repeating.clone(),
             ..defaults
         }
     }

@@ -4,8 +4,8 @@ use askama::Template;
 use axum::extract::State;
 use axum::response::{Html, Redirect};
 use serde::Serialize;
-use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
-use steadfast_store::RunId;
+use steadfast_runtime::{CancelRun, EventView, Problem as RunProblem, ResumeRun, RunView, Status};
+use steadfast_store::{RunId, Timestamp};
 
 use super::time::When;
 use super::timeline::{Step, Timeline};
@@ -38,8 +38,33 @@ struct HeadFragment {
     updated: When,
     /// Why it is not executed yet, and since when.
     waiting: Option<(String, When)>,
+    /// What is wrong with it.
+    problem: Option<ProblemView>,
     can_cancel: bool,
     can_resume: bool,
+}
+
+/// A problem, what it means and what to do.
+struct ProblemView {
+    word: String,
+    since: Option<When>,
+    detail: Option<String>,
+    meaning: &'static str,
+    remedy: &'static str,
+}
+
+impl ProblemView {
+    fn of(run: &RunView, now: Timestamp) -> Option<Self> {
+        let word = run.problem.clone()?;
+        let known = RunProblem::parse(&word);
+        Some(Self {
+            since: run.problem_since.map(|at| When::new(at, now)),
+            detail: run.problem_detail.clone(),
+            meaning: known.map_or("", RunProblem::meaning),
+            remedy: known.map_or("", RunProblem::remedy),
+            word,
+        })
+    }
 }
 
 #[derive(Template)]
@@ -106,6 +131,7 @@ pub(super) async fn head_html(state: &ServerState, run: RunView) -> Result<Strin
         created: When::new(run.created_at, now),
         updated: When::new(run.updated_at, now),
         waiting: waiting.map(|waiting| (waiting.explain, When::new(waiting.since, now))),
+        problem: ProblemView::of(&run, now),
         can_cancel: status.is_some_and(|status| !status.is_over()),
         can_resume: matches!(status, Some(Status::Failed | Status::Waiting)),
         run,

@@ -37,7 +37,7 @@ pub(super) async fn list(
     State(state): State<ServerState>,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Response, Problem> {
-    query.filter()?;
+    query.filter(state.runtime.store().now())?;
     let watch = state.runtime.watch();
     let reader = ListReader { state, query, watch, sent: String::new() };
     Ok(live(stream::unfold(reader, |mut reader| async move {

@@ -84,7 +84,7 @@ impl Timeline {
             texts: Vec::new(),
         };
         match event {
-            RunEvent::Submitted { agent, input, call, parent } => {
+            RunEvent::Submitted { agent, input, call, parent, .. } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
                 let made = match call {
                     Some(call) => made

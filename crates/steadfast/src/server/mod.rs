@@ -7,6 +7,7 @@
 mod catalog;
 mod events;
 mod extract;
+mod filter;
 mod gate;
 mod guards;
 mod health;
@@ -25,9 +26,9 @@ use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
 pub(crate) use events::{grown, live};
 pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
 pub(crate) use problem::Problem;
-pub(crate) use runs::ListQuery;
 
 use crate::console;
 use crate::reload::ReloadProblem;

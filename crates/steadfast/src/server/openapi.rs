@@ -36,6 +36,9 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 const STREAM: &str = "text/event-stream";
 
+const SINCE: &str = "Only created at or after this time: RFC 3339, milliseconds since 1970, or how long ago \
+                     (`2h`).";
+
 const AFTER: (&str, Type, &str) = ("after", Type::Integer, "Only events after this one.");
 
 const OPERATIONS: &[Operation] = &[
@@ -47,7 +50,13 @@ const OPERATIONS: &[Operation] = &[
             ("state", Type::String, "Only in these states, with commas between."),
             ("agent", Type::String, "Only of this agent."),
             ("tenant", Type::String, "Only of this tenant."),
-            ("parent", Type::String, "Only those that this run started."),
+            ("session", Type::String, "Only of this session."),
+            ("tag", Type::String, "Only with this tag."),
+            ("parent", Type::String, "Only started by this run."),
+            ("problem", Type::String, "Only with `any` problem, or with these, commas between."),
+            ("since", Type::String, SINCE),
+            ("until", Type::String, "Only created before this time."),
+            ("text", Type::String, "Only whose input holds each of these words, in any case."),
             ("before", Type::String, "The `next` of the page before."),
             ("limit", Type::Integer, "Rows on the page, 1 to 500; 50 if absent."),
         ],

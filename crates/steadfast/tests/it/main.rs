@@ -19,7 +19,9 @@ mod nodes;
 mod openapi;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
+mod problems;
 mod program;
 mod report;
+mod search;
 mod stand_in;
 mod watch;

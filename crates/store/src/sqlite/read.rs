@@ -80,6 +80,15 @@ pub(super) fn head(connection: &Connection, run: RunId) -> Result<Option<RunHead
 
 pub(super) fn list(connection: &Connection, filter: RunFilter) -> Result<Page, Failure> {
     let limit = filter.page_size();
+    let (sql, values) = list_statement(filter);
+    let mut select = connection.prepare_cached(&sql)?;
+    let heads = select.query_map(params_from_iter(values), schema::head)?;
+    Ok(Page::cut(heads.collect::<Result<_, _>>()?, limit))
+}
+
+/// The statement that finds a page, and what stands for its question marks.
+pub(super) fn list_statement(filter: RunFilter) -> (String, Vec<Value>) {
+    let limit = filter.page_size();
     let mut query = Query::default();
     let id = |id: RunId| Value::Blob(id.as_bytes().to_vec());
     query.and("id < ?", filter.before.map(id));
@@ -100,16 +109,14 @@ pub(super) fn list(connection: &Connection, filter: RunFilter) -> Result<Page, F
     if filter.any_problem {
         query.sql.push_str(" AND problem IS NOT NULL");
     }
-    filter.text.into_iter().for_each(|word| query.and_text(word));
+    query.and_text(filter.text);
     let sql = format!(
         "SELECT {} FROM run WHERE TRUE{} ORDER BY id DESC LIMIT {}",
         head_columns!(),
         query.sql,
         limit + 1
     );
-    let mut select = connection.prepare_cached(&sql)?;
-    let heads = select.query_map(params_from_iter(query.values), schema::head)?;
-    Ok(Page::cut(heads.collect::<Result<_, _>>()?, limit))
+    (sql, query.values)
 }
 
 /// How far the clock that made a run's id may be from the store's.
@@ -131,16 +138,19 @@ impl Query {
         }
     }
 
-    /// Trigrams find what has three characters; of the runs found so far, the text itself decides.
-    fn and_text(&mut self, word: String) {
-        if word.chars().nth(2).is_some() {
-            let phrase = format!("\"{}\"", word.replace('"', "\"\""));
-            let find = "run IN (SELECT rowid FROM run_text WHERE run_text MATCH ?)";
-            self.and(find, Some(Value::Text(phrase)));
+    /// Trigrams find what has three characters, all such words at once; of the runs found so far, the text
+    /// itself decides.
+    fn and_text(&mut self, words: Vec<String>) {
+        let long = words.iter().filter(|word| word.chars().nth(2).is_some());
+        let phrases: Vec<_> =
+            long.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
+        let find = "run IN (SELECT rowid FROM run_text WHERE run_text MATCH ?)";
+        self.and(find, (!phrases.is_empty()).then(|| Value::Text(phrases.join(" AND "))));
+        for word in words {
+            let hold = "EXISTS (SELECT 1 FROM run_text WHERE run_text.rowid = run.run \
+                        AND instr(lower(run_text.text), lower(?)) > 0)";
+            self.and(hold, Some(Value::Text(word)));
         }
-        let hold = "EXISTS (SELECT 1 FROM run_text WHERE run_text.rowid = run.run \
-                    AND instr(lower(run_text.text), lower(?)) > 0)";
-        self.and(hold, Some(Value::Text(word)));
     }
 
     fn and_one_of(&mut self, column: &str, values: Vec<String>) {

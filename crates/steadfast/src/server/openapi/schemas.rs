@@ -19,6 +19,11 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("tenant", Type::String, true),
     ("parent", Type::String, false),
     ("priority", Type::Integer, true),
+    ("session", Type::String, false),
+    ("parent", Type::String, false),
+    ("problem", Type::String, false),
+    ("problem_since", Type::Integer, false),
+    ("problem_detail", Type::String, false),
     ("input", Type::String, true),
     ("ending", Type::String, false),
     ("stop", Type::String, false),
@@ -45,6 +50,8 @@ fn run() -> ObjectBuilder {
         .property("state", typed(Type::String).enum_values(Some(states)))
         .required("state")
         .property("progress", or_null(progress))
+        .property("tags", ArrayBuilder::new().items(typed(Type::String)))
+        .required("tags")
 }
 
 /// A run in full.
@@ -166,7 +173,9 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
                 ("tenant", Type::String, false),
                 ("priority", Type::Integer, false),
                 ("key", Type::String, false),
-            ]),
+                ("session", Type::String, false),
+            ])
+            .property("tags", ArrayBuilder::new().items(typed(Type::String))),
         ),
         ("CancelRun", object(&[("reason", Type::String, false)])),
         ("ResumeRun", object(&[])),
