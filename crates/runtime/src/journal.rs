@@ -146,12 +146,12 @@ impl RunJournal {
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
-        for event in events {
-            let (stored, more) = stored::pack_event(&event).map_err(unwritable)?;
+        for event in &events {
+            let (stored, more) = stored::pack_event(event).map_err(unwritable)?;
             packed.push(stored);
             blobs.extend(more);
-            self.run.apply(self.run.seq + 1, provisional, event)?;
         }
+        self.run.apply_ahead(provisional, events)?;
         let due = self.policy.due(self.last_checkpoint, self.run.seq, provisional, step_ended);
         let mut checkpoint = None;
         if due {
@@ -177,7 +177,7 @@ impl RunJournal {
         if due {
             self.last_checkpoint = LastCheckpoint { seq: appended.head_seq, at: appended.at };
         }
-        self.run.updated_at = appended.at;
+        self.run.settle(appended.at);
         self.notices.publish(self.run.id, appended.head_seq);
         Ok(())
     }
@@ -195,7 +195,8 @@ pub(crate) async fn fold(
     let mut start = None;
     for checkpoint in store.checkpoints(id).await? {
         match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
-            Ok(run) if run.seq == checkpoint.seq && run.id == id => {
+            Ok(mut run) if run.seq == checkpoint.seq && run.id == id => {
+                run.settle(checkpoint.at);
                 start = Some((run, LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at }));
                 break;
             }

@@ -15,7 +15,12 @@ mod crash;
 mod faults;
 mod guards;
 mod http;
+#[cfg(target_os = "linux")]
+#[path = "../../../store/tests/it/medium/mod.rs"]
+mod medium;
 mod openapi;
+#[cfg(target_os = "linux")]
+mod power;
 mod program;
 mod report;
 mod stand_in;

@@ -33,7 +33,12 @@ static char folder[PATH_MAX], trouble[PATH_MAX];
 static const char *no_sync;
 static int log_fd = -1;
 
+/* A child between fork and exec has one thread: nobody there would give the lock back. */
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+static void after_fork(void) { pthread_mutex_unlock(&lock); }
+
 __attribute__((constructor)) static void begin(void) {
+    pthread_atfork(before_fork, after_fork, after_fork);
     const char *text = getenv("MEDIUM_FOLDER");
     if (!text || !realpath(text, folder)) folder[0] = 0;
     text = getenv("MEDIUM_TROUBLE");
@@ -209,8 +214,9 @@ int openat(int at, const char *path, int flags, ...) { WITH_MODE return opened(a
 int openat64(int at, const char *path, int flags, ...) { WITH_MODE return opened(at, path, flags, mode); }
 
 int close(int fd) {
+    if (!of(fd)) return syscall(SYS_close, fd);
     pthread_mutex_lock(&lock);
-    if (of(fd)) names[fd][0] = 0;
+    names[fd][0] = 0;
     int done = syscall(SYS_close, fd);
     pthread_mutex_unlock(&lock);
     return done;
