@@ -51,16 +51,17 @@ impl Runtime {
         }
         let node = NodeId::generate();
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
+        let halt = CancellationToken::new();
         let shared = Arc::new(Shared {
             store,
             operations,
             catalog: Arc::new(catalog),
             options,
-            notices: Notices::new(),
+            notices: Notices::new(halt.clone()),
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
             drain: CancellationToken::new(),
-            halt: CancellationToken::new(),
+            halt,
         });
         let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
         #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
@@ -186,6 +187,7 @@ impl Runtime {
                 return Ok(view);
             }
             if self.shared.halt.is_cancelled() || !watch.changed(Some(run)).await {
+                self.shared.store.writable()?;
                 return Err(RuntimeError::ShuttingDown);
             }
         }
@@ -226,9 +228,14 @@ impl Runtime {
     }
 
     /// Whether the runtime accepts runs.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        !self.shared.drain.is_cancelled()
+    ///
+    /// # Errors
+    /// It drains, or its store takes no writes until it is opened again.
+    pub fn ready(&self) -> Result<(), RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        Ok(self.shared.store.writable()?)
     }
 
     /// Waits until the runtime begins to drain. Cancel-safe.

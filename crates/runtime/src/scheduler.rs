@@ -60,6 +60,12 @@ impl Scheduler {
             if drain.is_cancelled() {
                 break;
             }
+            if let Err(error) = self.shared.store.writable() {
+                // Nothing that a step brings about could be recorded: none may go on.
+                error!(error = chain(&error), "executing nothing until this is mended");
+                self.shared.halt.cancel();
+                break;
+            }
             let nap = self.claim().await;
             tokio::select! {
                 () = drain.cancelled() => break,

@@ -254,6 +254,15 @@ pub trait Store: Journal + Catalog + Mailbox + Leases + Keys + Facts + 'static {
     /// The store's wall clock.
     fn now(&self) -> Timestamp;
 
+    /// Whether it takes writes. Once it has said no, it says no until it is closed and opened again:
+    /// its medium failed. A store that comes back by itself never says no.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with what happened and what to do.
+    fn writable(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Finishes what was accepted, then closes; every later call is [`StoreError::Unavailable`].
     ///
     /// # Errors

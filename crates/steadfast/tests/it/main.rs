@@ -24,4 +24,6 @@ mod power;
 mod program;
 mod report;
 mod stand_in;
+#[cfg(target_os = "linux")]
+mod trouble;
 mod watch;
