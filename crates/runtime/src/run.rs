@@ -486,7 +486,7 @@ mod tests {
         let ended = RunEvent::Succeeded { output: "o".to_owned() };
         let mut ahead = Run::begin(RunId::generate(), Timestamp(0), &submitted).unwrap();
         let mut read_back = ahead.clone();
-        let claimed = RunEvent::Claimed { node: "n".to_owned(), epoch: 1 };
+        let claimed = RunEvent::Claimed { node: "n".into(), epoch: 1, damaged_checkpoints: 0 };
         // Each batch is committed a little later than it was folded.
         let batches = [(9, 10, vec![claimed]), (15, 17, vec![started]), (20, 40, vec![ended])];
         for (about, at, events) in batches {

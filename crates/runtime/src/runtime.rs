@@ -129,7 +129,7 @@ impl Runtime {
     /// # Errors
     /// No such run, its log is damaged, or the store failed.
     pub async fn fold(&self, run: RunId) -> Result<Run, RuntimeError> {
-        Ok(fold(self.shared.store.as_ref(), run).await?.0)
+        Ok(fold(self.shared.store.as_ref(), run).await?.run)
     }
 
     /// One page of runs.

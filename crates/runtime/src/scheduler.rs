@@ -185,7 +185,11 @@ async fn drive_one(
         let policy = shared.options.checkpoints.clone();
         let store = Arc::clone(&shared.store);
         let mut journal = RunJournal::open(store, shared.notices.clone(), policy, &head).await?;
-        let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
+        let claimed = RunEvent::Claimed {
+            node: node.to_string(),
+            epoch: head.epoch,
+            damaged_checkpoints: journal.damaged_checkpoints(),
+        };
         journal.append(vec![claimed]).await?;
         if journal.take_letters(true).await? {
             return Ok(Outcome::Settled);

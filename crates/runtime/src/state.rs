@@ -142,7 +142,7 @@ mod tests {
         let text = String::new;
         vec![
             RunEvent::Submitted { agent: text(), input: text(), call: None, parent: None },
-            RunEvent::Claimed { node: text(), epoch: 1 },
+            RunEvent::Claimed { node: text(), epoch: 1, damaged_checkpoints: 0 },
             RunEvent::ModelAnswered {
                 key: text(),
                 model: text(),

@@ -59,7 +59,7 @@ pub(crate) async fn seize(
 ) -> Result<Run, RuntimeError> {
     let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
     for _ in 0..ATTEMPTS_MAX {
-        let (mut folded, _) = fold(store.as_ref(), run).await?;
+        let mut folded = fold(store.as_ref(), run).await?.run;
         if folded.status.next(&event).is_err() {
             return Err(RuntimeError::WrongState { run, command, status: folded.status });
         }
