@@ -142,6 +142,7 @@ impl RuntimeError {
             Self::InvalidInput { .. } => "invalid_input",
             Self::ShuttingDown => "shutting_down",
             Self::Fold(_) => "damaged_log",
+            Self::Store(StoreError::Unavailable { .. }) => "store_unavailable",
             Self::Store(_) => "store_failed",
         }
     }

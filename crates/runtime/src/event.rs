@@ -47,6 +47,10 @@ pub enum RunEvent {
         node: String,
         /// The epoch of its claim.
         epoch: u64,
+        /// Checkpoints that could not be read: the run was folded from the one before, or from its
+        /// beginning (SCOPE C4).
+        #[serde(default, skip_serializing_if = "is_zero")]
+        damaged_checkpoints: u32,
     },
     /// The model answered. Only what the answer added is recorded, never what was sent.
     ModelAnswered {
@@ -219,6 +223,11 @@ pub enum RunEvent {
         /// What happened and what to do, for people.
         message: String,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl RunEvent {

@@ -47,6 +47,7 @@ pub(crate) struct RunJournal {
     notices: Notices,
     policy: CheckpointPolicy,
     last_checkpoint: LastCheckpoint,
+    damaged_checkpoints: u32,
     epoch: u64,
     tenant: String,
     session: Option<String>,
@@ -68,7 +69,8 @@ impl RunJournal {
         head: &RunHead,
         check: RunCheck,
     ) -> Result<Self, RuntimeError> {
-        let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
+        let folded = fold(store.as_ref(), head.id).await?;
+        let Folded { run, last_checkpoint, damaged_checkpoints } = folded;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
         let session = head.session.clone();
         Ok(Self {
@@ -76,6 +78,7 @@ impl RunJournal {
             notices,
             policy,
             last_checkpoint,
+            damaged_checkpoints,
             epoch,
             tenant,
             session,
@@ -88,6 +91,11 @@ impl RunJournal {
     /// When something must have happened, for those who look from outside.
     pub(crate) const fn pulse(&self) -> &Arc<Pulse> {
         self.check.pulse()
+    }
+
+    /// Checkpoints that could not be read when the log was folded.
+    pub(crate) const fn damaged_checkpoints(&self) -> u32 {
+        self.damaged_checkpoints
     }
 
     /// The store that the log is in.
@@ -201,12 +209,12 @@ impl RunJournal {
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
-        for event in events {
-            let (stored, more) = stored::pack_event(&event).map_err(unwritable)?;
+        for event in &events {
+            let (stored, more) = stored::pack_event(event).map_err(unwritable)?;
             packed.push(stored);
             blobs.extend(more);
-            self.run.apply(self.run.seq + 1, provisional, event)?;
         }
+        self.run.apply_ahead(provisional, events)?;
         let due = self.policy.due(self.last_checkpoint, self.run.seq, provisional, step_ended);
         let mut checkpoint = None;
         if due {
@@ -233,7 +241,7 @@ impl RunJournal {
         if due {
             self.last_checkpoint = LastCheckpoint { seq: appended.head_seq, at: appended.at };
         }
-        self.run.updated_at = appended.at;
+        self.run.settle(appended.at);
         self.check.appended(face_changes.then_some(found));
         self.notices.publish(self.run.id, appended.head_seq);
         Ok(())
@@ -266,33 +274,22 @@ impl RunJournal {
     }
 }
 
+/// A run as its log says.
+pub(crate) struct Folded {
+    pub(crate) run: Run,
+    pub(crate) last_checkpoint: LastCheckpoint,
+    /// Checkpoints that could not be read.
+    pub(crate) damaged_checkpoints: u32,
+}
+
 /// Folds a run's log, beginning with the newest checkpoint that can be read. A damaged checkpoint is
-/// passed over for the one before it, and said so in the log (SCOPE C4).
+/// passed over for the one before it, and for the log itself in the end; it is counted, and said so in the
+/// node's log (SCOPE C4).
 ///
 /// # Errors
 /// The store failed, there is no such run, or its log is damaged.
-pub(crate) async fn fold(
-    store: &dyn Store,
-    id: RunId,
-) -> Result<(Run, LastCheckpoint), RuntimeError> {
-    let mut start = None;
-    for checkpoint in store.checkpoints(id).await? {
-        match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
-            Ok(run) if run.seq == checkpoint.seq && run.id == id => {
-                start = Some((run, LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at }));
-                break;
-            }
-            Ok(_) => {
-                warn!(run = %id, seq = checkpoint.seq, "checkpoint is misplaced; trying the one before");
-            }
-            Err(StoreError::Unavailable { place, problem }) => {
-                return Err(StoreError::Unavailable { place, problem }.into());
-            }
-            Err(error) => {
-                warn!(run = %id, seq = checkpoint.seq, %error, "checkpoint is damaged; trying the one before");
-            }
-        }
-    }
+pub(crate) async fn fold(store: &dyn Store, id: RunId) -> Result<Folded, RuntimeError> {
+    let (start, damaged_checkpoints) = newest_checkpoint(store, id).await?;
     let (mut run, last) = match start {
         Some((run, last)) => (Some(run), last),
         None => (None, LastCheckpoint { seq: 0, at: Timestamp::default() }),
@@ -314,8 +311,44 @@ pub(crate) async fn fold(
     }
     let run = run.ok_or(RuntimeError::UnknownRun { run: id })?;
     // Without a checkpoint the 300 s count from the submission.
-    let last = if last.seq == 0 { LastCheckpoint { seq: 0, at: run.submitted_at } } else { last };
-    Ok((run, last))
+    let last_checkpoint =
+        if last.seq == 0 { LastCheckpoint { seq: 0, at: run.submitted_at } } else { last };
+    Ok(Folded { run, last_checkpoint, damaged_checkpoints })
+}
+
+/// The newest checkpoint that can be read, if there is one, and how many newer ones could not.
+async fn newest_checkpoint(
+    store: &dyn Store,
+    id: RunId,
+) -> Result<(Option<(Run, LastCheckpoint)>, u32), RuntimeError> {
+    let checkpoints = match store.checkpoints(id).await {
+        Err(error @ StoreError::Damaged { .. }) => {
+            warn!(run = %id, %error, "no checkpoint can be read; folding the whole log");
+            return Ok((None, 1));
+        }
+        found => found?,
+    };
+    let mut damaged = 0;
+    for checkpoint in checkpoints {
+        match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
+            Ok(mut run) if run.seq == checkpoint.seq && run.id == id => {
+                run.settle(checkpoint.at);
+                let last = LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at };
+                return Ok((Some((run, last)), damaged));
+            }
+            Ok(_) => {
+                warn!(run = %id, seq = checkpoint.seq, "checkpoint is misplaced; trying the one before");
+            }
+            Err(StoreError::Unavailable { place, problem }) => {
+                return Err(StoreError::Unavailable { place, problem }.into());
+            }
+            Err(error) => {
+                warn!(run = %id, seq = checkpoint.seq, %error, "checkpoint is damaged; trying the one before");
+            }
+        }
+        damaged += 1;
+    }
+    Ok((None, damaged))
 }
 
 /// What lists show of a run beside its state. Stored with the index card.

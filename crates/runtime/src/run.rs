@@ -84,6 +84,9 @@ pub struct Run {
     /// What went wrong and has not been made good.
     #[serde(default)]
     pub flaws: Flaws,
+    /// Set while the last events have no time yet: see [`Run::settle`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) untimed: Option<Untimed>,
 }
 
 /// The wish that a run end.
@@ -93,6 +96,15 @@ pub struct Cancelling {
     pub by: String,
     /// Why, if they said so.
     pub reason: Option<String>,
+}
+
+/// How a run stood before events that are applied ahead of their commit, which gives them their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Untimed {
+    updated_at: Timestamp,
+    active_ms: i64,
+    /// Whether the run was executed until then.
+    executed: bool,
 }
 
 /// A run that makes one call for another.
@@ -255,6 +267,7 @@ impl Run {
             children: BTreeMap::new(),
             cancelling: None,
             flaws: Flaws::default(),
+            untimed: None,
         };
         run.open_queued();
         Ok(run)
@@ -284,7 +297,7 @@ impl Run {
         let next = self.status.next(&event);
         let next = next.map_err(|source| FoldError::Illegal { run: self.id, seq, source })?;
         // Time counts from a claim to the last event under it; what lies before a claim does not.
-        let executed = self.status == Status::Running && !matches!(event, RunEvent::Claimed { .. });
+        let executed = self.executes(&event);
         self.change(seq, event)?;
         if executed {
             self.active_ms += (at.0 - self.updated_at.0).max(0);
@@ -293,6 +306,38 @@ impl Run {
         self.seq = seq;
         self.updated_at = at;
         Ok(())
+    }
+
+    fn executes(&self, event: &RunEvent) -> bool {
+        self.status == Status::Running && !matches!(event, RunEvent::Claimed { .. })
+    }
+
+    /// Folds in events that are about to be committed together, at about `at`. A checkpoint that is
+    /// committed with them is taken now; [`Run::settle`] then gives both the same times.
+    ///
+    /// # Errors
+    /// As [`Run::apply`].
+    pub(crate) fn apply_ahead(
+        &mut self,
+        at: Timestamp,
+        events: Vec<RunEvent>,
+    ) -> Result<(), FoldError> {
+        let Some(first) = events.first() else { return Ok(()) };
+        let (updated_at, active_ms) = (self.updated_at, self.active_ms);
+        let untimed = Untimed { updated_at, active_ms, executed: self.executes(first) };
+        for event in events {
+            self.apply(self.seq + 1, at, event)?;
+        }
+        self.untimed = Some(untimed);
+        Ok(())
+    }
+
+    /// Gives the events that were applied ahead the time that they were committed at, so that the run is
+    /// the same as when they are read back.
+    pub(crate) fn settle(&mut self, at: Timestamp) {
+        let Some(Untimed { updated_at, active_ms, executed }) = self.untimed.take() else { return };
+        let executed_ms = if executed { (at.0 - updated_at.0).max(0) } else { 0 };
+        (self.updated_at, self.active_ms) = (at, active_ms + executed_ms);
     }
 
     fn change(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
@@ -484,4 +529,41 @@ pub(crate) fn cut_middle(text: &str, limit_bytes: usize) -> String {
     let head = text.floor_char_boundary(limit_bytes / 2);
     let tail = text.ceil_char_boundary(text.len() - limit_bytes / 2);
     format!("{}\n[... {} bytes left out ...]\n{}", &text[..head], tail - head, &text[tail..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_applied_ahead_of_their_commit_fold_as_they_do_when_read_back() {
+        let submitted = RunEvent::Submitted {
+            agent: "a".into(),
+            input: "i".into(),
+            call: None,
+            parent: None,
+            session: None,
+            tags: Vec::new(),
+        };
+        let started =
+            RunEvent::StepStarted { step: "s".into(), effect: Effect::Once, undoes: false };
+        let ended = RunEvent::Succeeded { output: "o".to_owned() };
+        let mut ahead = Run::begin(RunId::generate(), Timestamp(0), &submitted).unwrap();
+        let mut read_back = ahead.clone();
+        let claimed = RunEvent::Claimed { node: "n".into(), epoch: 1, damaged_checkpoints: 0 };
+        // Each batch is committed a little later than it was folded.
+        let batches = [(9, 10, vec![claimed]), (15, 17, vec![started]), (20, 40, vec![ended])];
+        for (about, at, events) in batches {
+            ahead.apply_ahead(Timestamp(about), events.clone()).unwrap();
+            let checkpoint = serde_json::to_string(&ahead).unwrap();
+            for event in events {
+                read_back.apply(read_back.seq + 1, Timestamp(at), event).unwrap();
+            }
+            let mut resumed: Run = serde_json::from_str(&checkpoint).unwrap();
+            ahead.settle(Timestamp(at));
+            resumed.settle(Timestamp(at));
+            assert_eq!((&ahead, &resumed), (&read_back, &read_back));
+        }
+        assert_eq!(read_back.active_ms, 30);
+    }
 }

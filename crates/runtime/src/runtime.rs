@@ -56,18 +56,19 @@ impl Runtime {
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
         let (rules, hook) = (options.problems.clone(), options.on_problem.clone());
         let checks = Arc::new(Checks::new(rules, hook, &catalog));
+        let halt = CancellationToken::new();
         let shared = Arc::new(Shared {
             store,
             operations,
             checks,
             catalog: Arc::new(catalog),
             options,
-            notices: Notices::new(),
+            notices: Notices::new(halt.clone()),
             timetable: Timetable::default(),
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
             drain: CancellationToken::new(),
-            halt: CancellationToken::new(),
+            halt,
         });
         let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
         #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
@@ -171,7 +172,7 @@ impl Runtime {
     /// # Errors
     /// No such run, its log is damaged, or the store failed.
     pub async fn fold(&self, run: RunId) -> Result<Run, RuntimeError> {
-        Ok(fold(self.shared.store.as_ref(), run).await?.0)
+        Ok(fold(self.shared.store.as_ref(), run).await?.run)
     }
 
     /// Why a run that is ready is not executed yet; `None` if it is not ready. Looks at the index cards
@@ -238,6 +239,7 @@ impl Runtime {
                 return Ok(view);
             }
             if self.shared.halt.is_cancelled() || !watch.changed(Some(run)).await {
+                self.shared.store.writable()?;
                 return Err(RuntimeError::ShuttingDown);
             }
         }
@@ -278,9 +280,14 @@ impl Runtime {
     }
 
     /// Whether the runtime accepts runs.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        !self.shared.drain.is_cancelled()
+    ///
+    /// # Errors
+    /// It drains, or its store takes no writes until it is opened again.
+    pub fn ready(&self) -> Result<(), RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        Ok(self.shared.store.writable()?)
     }
 
     /// Waits until the runtime begins to drain. Cancel-safe.

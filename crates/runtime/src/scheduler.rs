@@ -76,6 +76,12 @@ impl Scheduler {
     async fn work(&self) {
         let drain = &self.shared.drain;
         while !drain.is_cancelled() {
+            if let Err(error) = self.shared.store.writable() {
+                // Nothing that a step brings about could be recorded: none may go on.
+                error!(error = chain(&error), "executing nothing until this is mended");
+                self.shared.halt.cancel();
+                break;
+            }
             tokio::select! {
                 () = drain.cancelled() => {}
                 () = self.claim_and_rest() => {}

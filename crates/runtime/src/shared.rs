@@ -66,7 +66,7 @@ pub(crate) struct Shared {
     pub(crate) driven: Mutex<BTreeMap<(RunId, u64), Driven>>,
     /// Cancelled when the node drains.
     pub(crate) drain: CancellationToken,
-    /// Cancelled when the drain's time is up.
+    /// Cancelled when the drain's time is up, or the store takes no writes any more.
     pub(crate) halt: CancellationToken,
 }
 

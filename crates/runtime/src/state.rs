@@ -155,7 +155,7 @@ mod tests {
                 session: None,
                 tags: vec![],
             },
-            RunEvent::Claimed { node: text(), epoch: 1 },
+            RunEvent::Claimed { node: text(), epoch: 1, damaged_checkpoints: 0 },
             RunEvent::ModelAnswered {
                 key: text(),
                 model: text(),

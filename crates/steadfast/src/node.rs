@@ -103,8 +103,9 @@ impl Node {
 
     /// Drains and ends everything; `true` if every step ended by itself.
     pub(crate) async fn stop(self) -> anyhow::Result<bool> {
-        let graceful = self.runtime.shutdown().await?;
+        let graceful = self.runtime.shutdown().await;
+        // Also after a failure: no child may be left behind.
         self.services.shutdown().await;
-        Ok(graceful)
+        Ok(graceful?)
     }
 }

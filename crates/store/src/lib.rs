@@ -270,6 +270,15 @@ pub trait Store: Journal + Catalog + Mailbox + Leases + Keys + Facts + 'static {
         std::future::pending().await
     }
 
+    /// Whether it takes writes. Once it has said no, it says no until it is closed and opened again:
+    /// its medium failed. A store that comes back by itself never says no.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with what happened and what to do.
+    fn writable(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Finishes what was accepted, then closes; every later call is [`StoreError::Unavailable`].
     ///
     /// # Errors

@@ -29,7 +29,7 @@ pub struct CancelRun {
 /// then it is over. Cancelled again meanwhile, it goes on with that.
 pub(crate) async fn cancel(shared: &Shared, command: CancelRun) -> Result<(), RuntimeError> {
     let CancelRun { run, by, reason } = command;
-    let (folded, _) = fold(shared.store.as_ref(), run).await?;
+    let folded = fold(shared.store.as_ref(), run).await?.run;
     let is_under_way = !folded.status.is_over() && folded.status != Status::Paused;
     if folded.cancelling.is_some() && is_under_way {
         return Ok(());

@@ -71,7 +71,7 @@ pub(crate) async fn seize_with(
     event: impl Fn(&Run) -> RunEvent,
 ) -> Result<Run, RuntimeError> {
     for _ in 0..ATTEMPTS_MAX {
-        let (mut folded, _) = fold(store.as_ref(), run).await?;
+        let mut folded = fold(store.as_ref(), run).await?.run;
         let event = event(&folded);
         if folded.status.next(&event).is_err() {
             return Err(RuntimeError::WrongState { run, command, status: folded.status });

@@ -105,7 +105,13 @@ fn problem(run: &RunView) -> Vec<String> {
 pub(super) fn event(view: &EventView) -> String {
     let text = match &view.event {
         RunEvent::Submitted { agent, .. } => format!("submitted to {agent}"),
-        RunEvent::Claimed { epoch, .. } => format!("claimed, epoch {epoch}"),
+        RunEvent::Claimed { epoch, damaged_checkpoints: 0, .. } => {
+            format!("claimed, epoch {epoch}")
+        }
+        RunEvent::Claimed { epoch, damaged_checkpoints, .. } => format!(
+            "claimed, epoch {epoch}; {damaged_checkpoints} DAMAGED checkpoint(s) passed over: look \
+             after the disk"
+        ),
         RunEvent::ModelAnswered {
             model, tool_calls, text, took_ms, simulated, degraded, ..
         } => {

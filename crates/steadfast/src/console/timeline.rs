@@ -99,11 +99,16 @@ impl Timeline {
                 };
                 self.add(made.text("Input", input, true));
             }
-            RunEvent::Claimed { node, epoch } => {
+            RunEvent::Claimed { node, epoch, damaged_checkpoints } => {
                 self.interrupt();
                 let hands = if epoch > 1 { "changed hands" } else { "started" };
                 let made = step("claimed", "Taken by a node".to_owned(), hands);
-                self.add(made.fact("node", node).fact("epoch", epoch.to_string()));
+                let made = made.fact("node", node).fact("epoch", epoch.to_string());
+                let made = match damaged_checkpoints {
+                    0 => made,
+                    damaged => made.fact("damaged checkpoints passed over", damaged.to_string()),
+                };
+                self.add(made);
             }
             answered @ RunEvent::ModelAnswered { .. } => self.answer(answered, &step),
             RunEvent::ToolStarted { call_id, tool, effect, .. } => {
@@ -472,7 +477,10 @@ mod tests {
         push(&mut timeline, asked());
         push(&mut timeline, started());
         timeline.take_changed();
-        push(&mut timeline, RunEvent::Claimed { node: "n2".into(), epoch: 2 });
+        push(
+            &mut timeline,
+            RunEvent::Claimed { node: "n2".into(), epoch: 2, damaged_checkpoints: 0 },
+        );
         assert_eq!(timeline.steps()[1].badge, "interrupted");
         let changed: Vec<_> = timeline.take_changed().iter().map(|step| step.badge).collect();
         assert_eq!(changed, ["interrupted", "changed hands"]);

@@ -167,7 +167,10 @@ const OPERATIONS: &[Operation] = &[
     read("/healthz", "200 while the process lives."),
     Operation {
         problems: &["503"],
-        ..read("/readyz", "200 while new runs are accepted, 503 while the node drains.")
+        ..read(
+            "/readyz",
+            "200 while new runs are accepted, 503 while the node drains or its store takes no writes.",
+        )
     },
 ];
 

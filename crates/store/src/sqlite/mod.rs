@@ -272,6 +272,10 @@ impl Store for SqliteStore {
         self.clock.now()
     }
 
+    fn writable(&self) -> Result<(), StoreError> {
+        self.writer.writable()
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         // Once every connection is back, nobody reads; the last to close tidies the log away.
         if let Ok(places) = self.readers.places.acquire_many(self.readers.count).await {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema::{self, APPLICATION_ID, VERSION};
+use super::writer::with_remedy;
 use super::{SqliteOptions, unavailable};
 use crate::StoreError;
 
@@ -82,6 +83,18 @@ fn check_place(path: &Path) -> Result<(), StoreError> {
     Err(unavailable(path, format!("its directory {} {problem}", directory.display())))
 }
 
+/// What to do about a file that could not be used.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and start again",
+        // The directory was found: such a system keeps no files of others in it.
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotFound => {
+            "give this user write permission to the file and its directory, or choose another path"
+        }
+        _ => "see the system's log, mend the cause and start again, or choose another path",
+    }
+}
+
 fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -99,11 +112,8 @@ fn create(path: &Path) -> Result<bool, StoreError> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => {
-            let problem = format!(
-                "it cannot be created ({error}): give this user write permission to its \
-                 directory, or choose another path"
-            );
-            Err(unavailable(path, problem))
+            let remedy = remedy(&error);
+            Err(unavailable(path, format!("it cannot be created ({error}): {remedy}")))
         }
     }
 }
@@ -122,7 +132,8 @@ fn keep_private(_: &mut OpenOptions) {}
 fn sync_directory(path: &Path) -> Result<(), StoreError> {
     let directory = directory(path);
     File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
-        let problem = format!("its directory {} cannot be synced: {error}", directory.display());
+        let (directory, remedy) = (directory.display(), remedy(&error));
+        let problem = format!("its directory {directory} cannot be synced ({error}): {remedy}");
         unavailable(path, problem)
     })
 }
@@ -131,11 +142,8 @@ fn sync_directory(path: &Path) -> Result<(), StoreError> {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = beside(path, "-lock");
     let refused = |error: std::io::Error| {
-        let lock_path = lock_path.display();
-        let problem = format!(
-            "its lock file {lock_path} cannot be written ({error}): give this user write \
-             permission to the file and its directory, or choose another path"
-        );
+        let (lock_path, remedy) = (lock_path.display(), remedy(&error));
+        let problem = format!("its lock file {lock_path} cannot be written ({error}): {remedy}");
         unavailable(path, problem)
     };
     let mut file = File::options()
@@ -208,8 +216,8 @@ fn check_header(path: &Path) -> Result<(), StoreError> {
             Err(not_a_store(path, "it is not a SQLite database; choose another path"))
         }
         Err(error) => {
-            let problem = format!("it cannot be read ({error}): give this user access to it");
-            Err(unavailable(path, problem))
+            let remedy = remedy(&error);
+            Err(unavailable(path, format!("it cannot be read ({error}): {remedy}")))
         }
     }
 }
@@ -287,16 +295,9 @@ fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged {
             what: "the database file",
             place: path.display().to_string(),
-            problem: format!("{error}; restore it from a backup"),
+            problem: with_remedy(error),
         },
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            let problem = format!(
-                "it cannot be opened for writing ({error}): give this user write permission to \
-                 the file and its directory, or choose another path"
-            );
-            unavailable(path, problem)
-        }
-        _ => unavailable(path, error.to_string()),
+        _ => unavailable(path, with_remedy(error)),
     }
 }
 

@@ -58,15 +58,25 @@ impl From<rusqlite::Error> for Failure {
             | Error::IntegralValueOutOfRange(..)
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..) => Self::Damaged(error.to_string()),
-            error if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-                Self::Broken(format!("{error}; restore it from a backup"))
-            }
-            error if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                Self::Broken(format!("{error}; free some space and start again"))
-            }
-            error => Self::Broken(error.to_string()),
+            error => Self::Broken(with_remedy(&error)),
         }
     }
+}
+
+/// What the medium did, and what to do about it.
+pub(super) fn with_remedy(error: &rusqlite::Error) -> String {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "restore it from a backup",
+        Some(ErrorCode::DiskFull) => "free some space and start again",
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk failed or was taken away: the system's log says more; mend it and start again"
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            "give this user write permission to the file and its directory, or choose another path"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {remedy}")
 }
 
 /// One thing to write.
@@ -245,6 +255,14 @@ impl Handle {
             Request { write: Some(write), at, outcome: None, reply, _place_in_queue: place };
         self.send(Message::Write(Box::new(request)))?;
         answer.await.map_err(|_| self.ended())?
+    }
+
+    /// Whether the medium has not failed yet.
+    pub(super) fn writable(&self) -> Result<(), StoreError> {
+        match self.end.get() {
+            Some(End::Failed(_)) => Err(self.ended()),
+            Some(End::Closed) | None => Ok(()),
+        }
     }
 
     pub(super) async fn close(&self) -> Result<(), StoreError> {
