@@ -15,6 +15,7 @@
 //! reads no configuration file; it can be embedded in any Rust program. Start at [`Runtime`].
 
 pub mod agent;
+mod audit;
 mod call;
 mod catalog;
 mod checkpoint;
@@ -30,6 +31,7 @@ mod key_rule;
 mod later;
 mod operations;
 mod policies;
+mod retention;
 mod run;
 mod runtime;
 mod scheduler;
@@ -40,6 +42,7 @@ mod view;
 mod watch;
 
 pub use agent::AgentSpec;
+pub use audit::{audit, compare};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{CancelRun, INPUT_BYTES_MAX, ResumeRun, SubmitRun, Submitted};
@@ -51,6 +54,7 @@ pub use journal::Summary;
 pub use key_rule::{DEFAULT_KEEP, KeyRule};
 pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
+pub use retention::Retention;
 pub use run::{CallState, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX};
 pub use runtime::Runtime;
 pub use shared::RuntimeOptions;

@@ -17,6 +17,7 @@ use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
+use crate::retention;
 use crate::run::Run;
 use crate::scheduler::Scheduler;
 use crate::shared::{RuntimeOptions, Shared};
@@ -62,7 +63,10 @@ impl Runtime {
         });
         let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
         #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
-        let task = tokio::spawn(scheduler.run());
+        let task = tokio::spawn({
+            let retention = retention::run(Arc::clone(&shared));
+            async move { tokio::join!(scheduler.run(), retention).0 }
+        });
         Ok(Self { shared, scheduler: Arc::new(Mutex::new(Some(task))) })
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::operations::Operations;
+use crate::retention::Retention;
 use crate::watch::Notices;
 
 /// How a runtime executes runs.
@@ -27,6 +28,8 @@ pub struct RuntimeOptions {
     pub checkpoints: CheckpointPolicy,
     /// Runs executed at once of each tenant and agent, over all nodes. Default: no limit of its own.
     pub caps: Caps,
+    /// For how long runs are kept that are over. Default: for ever.
+    pub retention: Retention,
 }
 
 impl Default for RuntimeOptions {
@@ -37,6 +40,7 @@ impl Default for RuntimeOptions {
             drain_timeout: Duration::from_secs(30),
             checkpoints: CheckpointPolicy::default(),
             caps: Caps::default(),
+            retention: Retention::default(),
         }
     }
 }

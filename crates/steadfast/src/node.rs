@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use steadfast_providers::process::{ProcessOwner, sweep_orphans};
-use steadfast_runtime::{Catalog, CheckpointPolicy, Runtime, RuntimeOptions};
+use steadfast_runtime::{Catalog, CheckpointPolicy, Retention, Runtime, RuntimeOptions};
 use steadfast_store::{SqliteOptions, SqliteStore, Store};
 use tracing::warn;
 
@@ -56,6 +56,11 @@ impl Node {
             checkpoints: CheckpointPolicy {
                 interval: config.runtime.checkpoint_interval,
                 ..CheckpointPolicy::default()
+            },
+            retention: Retention {
+                succeeded: config.retention.succeeded,
+                failed: config.retention.failed,
+                cancelled: config.retention.cancelled,
             },
             ..RuntimeOptions::default()
         };

@@ -175,7 +175,7 @@ impl Keys for CrashStore {
 #[async_trait]
 impl Upkeep for CrashStore {
     async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
-        self.write(self.inner.prune(prune)).await
+        self.inner.prune(prune).await
     }
 
     async fn examine(&self) -> Result<Vec<String>, StoreError> {

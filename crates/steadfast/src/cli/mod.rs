@@ -7,6 +7,7 @@ mod local;
 mod output;
 mod remote;
 mod serve;
+mod store;
 mod watch;
 
 use std::path::PathBuf;
@@ -127,6 +128,14 @@ enum Command {
     Guards {
         #[command(subcommand)]
         action: Option<GuardAction>,
+    },
+    /// Look after a store: check it, copy it, export and import it, migrate it, remove old runs.
+    Store {
+        /// The store's file. Default: the configuration's `store.path`.
+        #[arg(long, global = true)]
+        store: Option<String>,
+        #[command(subcommand)]
+        action: store::StoreAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -275,6 +284,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, run, output).await,
+        Command::Store { store, action } => {
+            store::store(store, config.as_deref(), action, output).await
+        }
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,
         Command::Init { example, folder } => init::init(example, folder).await,

@@ -16,7 +16,9 @@ use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRul
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
-use sections::{ChaosSection, LogSection, RuntimeSection, ServerSection, StoreSection};
+use sections::{
+    ChaosSection, LogSection, RetentionSection, RuntimeSection, ServerSection, StoreSection,
+};
 
 /// The file looked for if none is named.
 pub(crate) const DEFAULT_FILE: &str = "steadfast.toml";
@@ -31,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) store: StoreSection,
     /// How runs are executed.
     pub(crate) runtime: RuntimeSection,
+    /// For how long runs are kept that are over.
+    pub(crate) retention: RetentionSection,
     /// What is logged, and how.
     pub(crate) log: LogSection,
     /// Where models are, by name.

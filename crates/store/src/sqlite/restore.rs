@@ -146,7 +146,7 @@ impl Filling {
                     .execute(params![hash.0, body.as_ref()])?,
             ),
             Record::BlobUse { run, hash } => {
-                self.insert(run, "INSERT INTO blob_ref (run, hash) VALUES (?1, ?2)", &[&hash.0])?
+                self.insert(run, "INSERT INTO blob_ref (run, hash) VALUES (?1, ?2)", &[&hash.0])?;
             }
             Record::Letter { run, number, id, kind, at, body } => self.insert(
                 Some(run),
