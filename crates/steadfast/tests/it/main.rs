@@ -19,4 +19,5 @@ mod openapi;
 mod program;
 mod report;
 mod stand_in;
+mod store_commands;
 mod watch;
