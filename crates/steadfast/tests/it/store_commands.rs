@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use steadfast_runtime::RunEvent;
 
 use crate::program::{Running, example, refusal, refused, run, steadfast, text};
 
@@ -255,6 +256,40 @@ fn a_server_removes_runs_that_were_kept_long_enough() {
     let again = run(&folder, &["run", "report", "--key", "mine"]);
     assert!(again.status.success(), "{}", crate::program::text(&again.stderr));
     assert_eq!(store(&folder, &["check"])["runs"], 1);
+}
+
+/// An archive that an early release wrote, with every kind of event that it knew: a report,
+/// and runs of code that was cancelled, waits, and was under way. Kept for every later release.
+const ARCHIVE: &str = include_str!("../data/archive-1.jsonl");
+
+#[test]
+fn the_archive_of_an_earlier_release_is_read() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = folder.path();
+    for kind in RunEvent::KINDS {
+        assert!(ARCHIVE.contains(&format!("\"kind\":\"{kind}\"")), "{kind} is in no log of it");
+    }
+    std::fs::write(place.join("old.jsonl"), ARCHIVE).expect("written");
+    store(place, &["--store", "new.db", "import", "old.jsonl"]);
+    assert_eq!(store(place, &["--store", "new.db", "check"])["runs"], 4);
+    store(place, &["--store", "new.db", "export", "again.jsonl"]);
+    let again = lines(&place.join("again.jsonl"));
+    let old: Vec<_> = ARCHIVE.lines().collect();
+    assert_eq!(again[1..again.len() - 1], old[1..old.len() - 1]);
+}
+
+#[test]
+fn a_store_that_an_earlier_release_wrote_is_copied_as_it_is_and_then_brought_up_to_date() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = folder.path();
+    let old = include_bytes!("../../../store/tests/data/store-2.sqlite");
+    std::fs::write(place.join("old.db"), old).expect("written");
+    store(place, &["--store", "old.db", "backup", "copy.db"]);
+    let words = ["schema version 2", "make a backup"];
+    refused(place, &["store", "--store", "copy.db", "check"], 1, &words);
+    let pruned = store(place, &["--store", "copy.db", "prune", "--older-than", "50000d"]);
+    assert_eq!(pruned["runs"], 0);
+    assert_eq!(store(place, &["--store", "copy.db", "check"])["runs"], 1);
 }
 
 #[test]
