@@ -116,7 +116,7 @@ fn a_store_migrates_to_another_one_with_everything() {
     assert_eq!(one[1..one.len() - 1], other[1..other.len() - 1]);
     let records: u64 =
         migrated["migrated"].as_object().expect("counts").values().filter_map(Value::as_u64).sum();
-    assert_eq!(records as usize, one.len() - 2);
+    assert_eq!(records, one.len() as u64 - 2);
     refused(&folder, &["store", "migrate", "--to", "other.db"], 1, &["empty store"]);
     let words = ["no store at nowhere.db"];
     refused(&folder, &["store", "--store", "nowhere.db", "migrate", "--to", "x.db"], 1, &words);
