@@ -89,6 +89,24 @@ pub enum RuntimeError {
     /// The runtime is draining and accepts nothing new.
     #[error("this node is shutting down: submit to another one, or again when it is back")]
     ShuttingDown,
+    /// What a step gave is larger than the store keeps.
+    #[error(
+        "{what} (event {seq} of run {run}) is {size_bytes} bytes and the limit is {limit_bytes}: \
+         nothing of it was kept; let it give less, such as the name of a file that holds it, and \
+         resume the run"
+    )]
+    TooLarge {
+        /// The run.
+        run: RunId,
+        /// Where in its log it would have stood.
+        seq: u64,
+        /// What is too large, with the name of the step or tool.
+        what: String,
+        /// Its size.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// The run's log cannot be folded.
     #[error("the log of a run is damaged")]
     Fold(#[from] FoldError),
@@ -141,6 +159,7 @@ impl RuntimeError {
             Self::Misconfigured { .. } => "misconfigured",
             Self::InvalidInput { .. } => "invalid_input",
             Self::ShuttingDown => "shutting_down",
+            Self::TooLarge { .. } => "too_large",
             Self::Fold(_) => "damaged_log",
             Self::Store(StoreError::Unavailable { .. }) => "store_unavailable",
             Self::Store(_) => "store_failed",

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
-    Append, Appended, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, RunHead, RunId,
-    Store, StoreError, Timestamp,
+    Append, Appended, Blob, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, NewEvent,
+    RunHead, RunId, Store, StoreError, Timestamp,
 };
 use tracing::warn;
 
@@ -207,10 +207,12 @@ impl RunJournal {
         let provisional = self.store.now();
         let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
+        let mut largest = Largest::default();
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
-        for event in &events {
+        for (seq, event) in (expected_seq + 1..).zip(&events) {
             let (stored, more) = stored::pack_event(event).map_err(unwritable)?;
+            largest.meet(seq, event, &stored, &more);
             packed.push(stored);
             blobs.extend(more);
         }
@@ -237,7 +239,8 @@ impl RunJournal {
                 mail: letters::farewell_of(&self.run).into_iter().collect(),
                 ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
-            .await?;
+            .await
+            .map_err(|error| largest.named(error))?;
         if due {
             self.last_checkpoint = LastCheckpoint { seq: appended.head_seq, at: appended.at };
         }
@@ -245,6 +248,44 @@ impl RunJournal {
         self.check.appended(face_changes.then_some(found));
         self.notices.publish(self.run.id, appended.head_seq);
         Ok(())
+    }
+}
+
+/// The largest of the events that are appended together, for the message if it is too large.
+#[derive(Default)]
+struct Largest {
+    seq: u64,
+    what: String,
+    size_bytes: usize,
+}
+
+impl Largest {
+    fn meet(&mut self, seq: u64, event: &RunEvent, stored: &NewEvent, blobs: &[Blob]) {
+        let blobs = blobs.iter().map(|blob| blob.bytes.len()).max().unwrap_or(0);
+        let size_bytes = stored.body.len().max(blobs);
+        if size_bytes >= self.size_bytes {
+            let what = match event {
+                RunEvent::ToolFinished { tool, .. } => format!("the result of tool `{tool}`"),
+                RunEvent::StepFinished { step, .. } => format!("the result of step `{step}`"),
+                RunEvent::ModelAnswered { model, .. } => format!("the answer of model `{model}`"),
+                other => format!("`{}`", other.kind()),
+            };
+            *self = Self { seq, what, size_bytes };
+        }
+    }
+
+    /// The store's refusal, with the name of the step.
+    fn named(self, error: StoreError) -> RuntimeError {
+        match error {
+            StoreError::TooLarge { run, what, size_bytes, limit_bytes } => {
+                let what = match what {
+                    "checkpoint" | "summary" => format!("the {what} of the run"),
+                    _ => self.what,
+                };
+                RuntimeError::TooLarge { run, seq: self.seq, what, size_bytes, limit_bytes }
+            }
+            error => error.into(),
+        }
     }
 }
 

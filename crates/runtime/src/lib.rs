@@ -15,6 +15,7 @@
 //! reads no configuration file; it can be embedded in any Rust program. Start at [`Runtime`].
 
 pub mod agent;
+mod audit;
 mod call;
 mod catalog;
 mod checkpoint;
@@ -34,6 +35,7 @@ mod operations;
 mod policies;
 mod problems;
 mod queue;
+mod retention;
 mod run;
 mod runtime;
 mod schedule;
@@ -45,6 +47,7 @@ mod view;
 mod watch;
 
 pub use agent::AgentSpec;
+pub use audit::{audit, compare};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{
@@ -60,6 +63,7 @@ pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
 pub use problems::{Flaws, Note, Problem, ProblemHook, ProblemNotice, ProblemRules, RepeatRule};
 pub use queue::{Waiting, WaitsFor};
+pub use retention::Retention;
 pub use run::{
     CallState, Cancelling, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX,
 };

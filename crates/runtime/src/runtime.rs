@@ -21,6 +21,7 @@ use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
 use crate::queue::{self, Waiting};
+use crate::retention;
 use crate::run::Run;
 use crate::schedule::{self, Schedule, ScheduleView, Timetable};
 use crate::scheduler::Scheduler;
@@ -72,7 +73,10 @@ impl Runtime {
         });
         let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
         #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
-        let task = tokio::spawn(scheduler.run());
+        let task = tokio::spawn({
+            let retention = retention::run(Arc::clone(&shared));
+            async move { tokio::join!(scheduler.run(), retention).0 }
+        });
         Ok(Self { shared, scheduler: Arc::new(Mutex::new(Some(task))) })
     }
 

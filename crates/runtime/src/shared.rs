@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::operations::Operations;
 use crate::problems::{Checks, ProblemHook, ProblemRules};
+use crate::retention::Retention;
 use crate::schedule::Timetable;
 use crate::watch::Notices;
 
@@ -35,6 +36,8 @@ pub struct RuntimeOptions {
     pub problems: ProblemRules,
     /// Who is told of it, beside the log.
     pub on_problem: Option<ProblemHook>,
+    /// For how long runs are kept that are over. Default: for ever.
+    pub retention: Retention,
 }
 
 impl Default for RuntimeOptions {
@@ -47,6 +50,7 @@ impl Default for RuntimeOptions {
             caps: Caps::default(),
             problems: ProblemRules::default(),
             on_problem: None,
+            retention: Retention::default(),
         }
     }
 }

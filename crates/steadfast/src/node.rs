@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use steadfast_providers::process::{ProcessOwner, sweep_orphans};
-use steadfast_runtime::{Catalog, CheckpointPolicy, Runtime, RuntimeOptions};
+use steadfast_runtime::{Catalog, CheckpointPolicy, Retention, Runtime, RuntimeOptions};
 use steadfast_store::{PostgresStore, SqliteOptions, SqliteStore, Store};
 use tracing::warn;
 
@@ -84,6 +84,11 @@ impl Node {
             },
             caps: config.caps(),
             problems: config.problems.clone(),
+            retention: Retention {
+                succeeded: config.retention.succeeded,
+                failed: config.retention.failed,
+                cancelled: config.retention.cancelled,
+            },
             ..RuntimeOptions::default()
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;

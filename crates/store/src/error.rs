@@ -100,6 +100,14 @@ pub enum StoreError {
         /// The newest version known here.
         known: i64,
     },
+    /// The store that an archive was to be taken into holds something.
+    #[error(
+        "{place} holds runs, facts or keys already: an archive is imported into an empty store"
+    )]
+    Occupied {
+        /// Which store.
+        place: String,
+    },
     /// The file, or the schema of the database, is there and is not a store.
     #[error("{place} is not a Steadfast store: {problem}")]
     NotAStore {

@@ -12,6 +12,7 @@
 //!
 //! Every backend passes the one suite in `contract`.
 
+mod archive;
 mod clock;
 #[doc(hidden)]
 pub mod contract;
@@ -24,7 +25,9 @@ mod rules;
 mod sqlite;
 mod turns;
 mod types;
+mod upkeep;
 
+pub use archive::{AnswerRecord, Archive, Dump, Record, Restore, RunRecord};
 pub use error::StoreError;
 pub use facts::{FACT_BYTES_MAX, Fact, FactFilter, FactName, FactWrite};
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
@@ -37,6 +40,7 @@ pub use types::{
     KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NewEvent, NewRun, NodeId, Page,
     RunFilter, RunHead, RunId, StoredEvent, TEXT_BYTES_MAX, Timestamp,
 };
+pub use upkeep::{PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, Upkeep};
 
 use std::time::Duration;
 
@@ -253,7 +257,9 @@ pub trait Keys: Send + Sync {
 
 /// Everything a runtime needs from a store.
 #[async_trait]
-pub trait Store: Journal + Catalog + Mailbox + Leases + Keys + Facts + 'static {
+pub trait Store:
+    Journal + Catalog + Mailbox + Leases + Keys + Facts + Upkeep + Archive + 'static
+{
     /// Names this store: made at random once, when it is created, and kept in it.
     fn id(&self) -> String;
 

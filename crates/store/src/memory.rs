@@ -1,8 +1,12 @@
 //! A store in memory: the reference that the others are compared with. Nothing survives the process.
 
+mod archive;
+mod upkeep;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +29,7 @@ use crate::{
 pub struct MemoryStore {
     id: Uuid,
     clock: Clock,
-    shelves: Mutex<Option<Shelves>>,
+    shelves: Arc<Mutex<Option<Shelves>>>,
 }
 
 #[derive(Default)]
@@ -33,6 +37,10 @@ struct Shelves {
     runs: BTreeMap<RunId, Run>,
     keys: BTreeMap<(String, String), RunId>,
     blobs: BTreeMap<[u8; 32], Bytes>,
+    /// Blobs that stay whoever refers to them.
+    kept: BTreeSet<[u8; 32]>,
+    /// Runs that ever were.
+    numbers: usize,
     nodes: BTreeMap<NodeId, Timestamp>,
     /// When which tenant was served.
     turns: BTreeMap<String, i64>,
@@ -53,6 +61,8 @@ struct Run {
     letters: Vec<Letter>,
     /// Letters that ever came, by name.
     known: BTreeSet<String>,
+    /// Blobs that it refers to.
+    blobs: BTreeSet<[u8; 32]>,
 }
 
 impl MemoryStore {
@@ -62,7 +72,7 @@ impl MemoryStore {
         Self {
             id: Uuid::now_v7(),
             clock: Clock::start(),
-            shelves: Mutex::new(Some(Shelves::default())),
+            shelves: Arc::new(Mutex::new(Some(Shelves::default()))),
         }
     }
 
@@ -87,7 +97,10 @@ impl Shelves {
         self.runs.get(&run).ok_or(StoreError::NotFound { run })
     }
 
-    fn keep_blobs(&mut self, blobs: Vec<Blob>) {
+    fn keep_blobs(&mut self, run: RunId, blobs: Vec<Blob>) {
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.blobs.extend(blobs.iter().map(|blob| blob.hash.0));
+        }
         for blob in blobs {
             self.blobs.entry(blob.hash.0).or_insert(blob.bytes);
         }
@@ -289,7 +302,7 @@ impl Journal for MemoryStore {
             summary: new.head.summary,
         };
         let mut run = Run {
-            number: shelves.runs.len(),
+            number: shelves.numbers,
             head,
             rank,
             text,
@@ -297,12 +310,14 @@ impl Journal for MemoryStore {
             checkpoints: BTreeMap::new(),
             letters: Vec::new(),
             known: BTreeSet::new(),
+            blobs: BTreeSet::new(),
         };
+        shelves.numbers += 1;
         run.push(new.events, at);
         let head = run.head.clone();
         shelves.runs.insert(new.id, run);
         shelves.keys.extend(key.map(|key| (key, new.id)));
-        shelves.keep_blobs(new.blobs);
+        shelves.keep_blobs(new.id, new.blobs);
         Ok(Created::New(head))
     }
 
@@ -332,7 +347,7 @@ impl Journal for MemoryStore {
             }
         }
         let appended = Appended { head_seq: run.head.head_seq, epoch: run.head.epoch, at };
-        shelves.keep_blobs(append.blobs);
+        shelves.keep_blobs(append.run, append.blobs);
         for settlement in append.keys {
             shelves.settle(settlement, at);
         }

@@ -343,7 +343,8 @@ pub struct Append {
     pub expected_seq: u64,
     /// The events, in order. May be empty if something else is to be written.
     pub events: Vec<NewEvent>,
-    /// Blobs to keep; those that are there already cost nothing.
+    /// Blobs to keep; those that are there already cost nothing. A blob stays as long as a run that it
+    /// was handed over with: whoever repeats a reference hands the blob over again.
     pub blobs: Vec<Blob>,
     /// A snapshot of the state after these events; the oldest beyond
     /// [`CHECKPOINTS_KEPT`](crate::CHECKPOINTS_KEPT) is dropped.

@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Appended, BlobHash, Caps, Catalog, Checkpoint, Created, Fact, FactFilter, FactName,
-    FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases, Letter, Mail,
-    Mailbox, MemoryStore, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Sent, Store, StoreError,
-    StoredEvent, Timestamp,
+    Append, Appended, Archive, BlobHash, Caps, Catalog, Checkpoint, Created, Dump, Fact,
+    FactFilter, FactName, FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys,
+    Leases, Letter, Mail, Mailbox, MemoryStore, NewRun, NodeId, Page, Prune, Pruned, Restore,
+    RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp, Upkeep,
 };
 use tokio::sync::Notify;
 
@@ -223,6 +223,28 @@ impl Keys for CrashStore {
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.present()?;
         self.inner.purge_keys(limit).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for CrashStore {
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.inner.prune(prune).await
+    }
+
+    async fn examine(&self) -> Result<Vec<String>, StoreError> {
+        self.inner.examine().await
+    }
+}
+
+#[async_trait]
+impl Archive for CrashStore {
+    async fn dump(&self) -> Result<Box<dyn Dump>, StoreError> {
+        self.inner.dump().await
+    }
+
+    async fn restore(&self) -> Result<Box<dyn Restore>, StoreError> {
+        self.inner.restore().await
     }
 }
 

@@ -9,6 +9,7 @@ mod ps;
 mod remote;
 mod schedules;
 mod serve;
+mod store;
 mod watch;
 
 use std::path::PathBuf;
@@ -149,6 +150,14 @@ enum Command {
     Guards {
         #[command(subcommand)]
         action: Option<GuardAction>,
+    },
+    /// Look after a store: check it, copy it, export and import it, migrate it, remove old runs.
+    Store {
+        /// The store's file. Default: the configuration's `store.path`.
+        #[arg(long, global = true)]
+        store: Option<String>,
+        #[command(subcommand)]
+        action: store::StoreAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -313,6 +322,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Signal { run, name, payload, id } => {
             let payload = read_input(payload)?;
             remote::signal(&client()?, run, remote::Signal { name, payload, id }, output).await
+        }
+        Command::Store { store, action } => {
+            store::store(store, config.as_deref(), action, output).await
         }
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,

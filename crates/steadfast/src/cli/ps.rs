@@ -90,7 +90,7 @@ impl Which {
     }
 }
 
-fn state(text: &str) -> Result<Status, String> {
+pub(super) fn state(text: &str) -> Result<Status, String> {
     let known = || Status::ALL.map(Status::as_str).join(", ");
     Status::parse(text).ok_or_else(|| format!("there is no such state; there are: {}", known()))
 }

@@ -20,8 +20,8 @@ use steadfast_store::Caps;
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
 use sections::{
-    CapsSection, ChaosSection, LogSection, RuntimeSection, ScheduleSection, ServerSection,
-    StoreSection,
+    CapsSection, ChaosSection, LogSection, RetentionSection, RuntimeSection, ScheduleSection,
+    ServerSection, StoreSection,
 };
 pub(crate) use store::StorePlace;
 
@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) store: StoreSection,
     /// How runs are executed.
     pub(crate) runtime: RuntimeSection,
+    /// For how long runs are kept that are over.
+    pub(crate) retention: RetentionSection,
     /// What is logged, and how.
     pub(crate) log: LogSection,
     /// Where models are, by name.

@@ -83,6 +83,21 @@ impl Default for RuntimeSection {
     }
 }
 
+/// `[retention]`: for how long a run is kept after it has ended. Default: for ever.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RetentionSection {
+    /// If it gave an answer.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) succeeded: Option<Duration>,
+    /// If it failed.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) failed: Option<Duration>,
+    /// If somebody ended it.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) cancelled: Option<Duration>,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]

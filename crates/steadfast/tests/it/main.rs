@@ -29,6 +29,7 @@ mod program;
 mod report;
 mod search;
 mod stand_in;
+mod store_commands;
 #[cfg(target_os = "linux")]
 mod trouble;
 mod watch;

@@ -4,12 +4,14 @@
 //! an empty store of its own. Checks let time pass with `tokio::time::sleep` and never assert how long
 //! something took, so that they run with paused time and with a database's clock alike.
 
+pub mod archive;
 pub mod catalog;
 pub mod facts;
 pub mod journal;
 pub mod keys;
 pub mod lease;
 pub mod mail;
+pub mod upkeep;
 
 use bytes::Bytes;
 
@@ -107,6 +109,24 @@ macro_rules! contract_tests {
                 r11_an_append_settles_its_keys_with_its_events
                 r11_an_answer_is_forgotten_after_its_time
                 r11_of_many_claims_at_once_one_wins
+            }
+            upkeep {
+                only_runs_that_are_over_are_pruned
+                a_prune_takes_what_it_was_asked_for_oldest_first
+                a_run_ends_anew_when_it_was_resumed
+                everything_of_a_pruned_run_goes_with_it
+                a_blob_shared_with_a_run_that_goes_on_stays
+                a_run_stays_while_its_parent_or_a_child_goes_on
+                a_long_log_is_pruned_in_pieces
+                a_prune_that_is_given_up_is_finished_by_the_next
+            }
+            archive {
+                what_is_taken_in_is_what_was_given_out
+                what_was_taken_in_goes_on
+                a_dump_is_of_one_moment
+                a_store_that_holds_anything_takes_nothing_in
+                a_restore_that_is_not_finished_leaves_nothing
+                records_that_do_not_fit_are_refused
             }
         }
     };

@@ -8,6 +8,7 @@
 
 mod address;
 mod append;
+mod archive;
 mod claim;
 mod clock;
 mod create;

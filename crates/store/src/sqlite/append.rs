@@ -62,7 +62,8 @@ impl Write for NewRun {
             problem: self.head.problem,
             summary: self.head.summary,
         };
-        let run = insert_run(connection, &head, self.key.as_deref())?;
+        let rank = rank(head.disposition, head.updated_at, head.priority);
+        let run = insert_run(connection, &head, self.key.as_deref(), rank)?;
         insert_finds(connection, run, &head, &text)?;
         insert_events(connection, run, 0, &self.events, at)?;
         insert_blobs(connection, run, &self.blobs)?;
@@ -224,13 +225,21 @@ fn size(events: &[NewEvent], blobs: &[Blob]) -> usize {
     events.chain(blobs).map(|body| body + ROW_BYTES).sum()
 }
 
-fn insert_run(connection: &Connection, head: &RunHead, key: Option<&str>) -> rusqlite::Result<i64> {
+/// Writes a new card; its number.
+pub(super) fn insert_run(
+    connection: &Connection,
+    head: &RunHead,
+    key: Option<&str>,
+    rank: Option<i64>,
+) -> rusqlite::Result<i64> {
     let (disposition, wake_at) = disposition_columns(head.disposition);
     connection
         .prepare_cached(
-            "INSERT INTO run (id, tenant, agent, key, state, disposition, wake_at, priority, \
+            // A number whose log is still being removed is given to nobody.
+            "INSERT INTO run (run, id, tenant, agent, key, state, disposition, wake_at, priority, \
              epoch, head_seq, created_at, updated_at, summary, rank, session, tags, parent, problem) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+             VALUES ((SELECT 1 + max(CAST(value AS INTEGER), (SELECT coalesce(max(run), 0) FROM run)) \
+             FROM meta WHERE name = 'pruning'), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?
         .insert(params![
             head.id.as_bytes(),
@@ -246,7 +255,7 @@ fn insert_run(connection: &Connection, head: &RunHead, key: Option<&str>) -> rus
             head.created_at.0,
             head.updated_at.0,
             head.summary.as_ref(),
-            rank(head.disposition, head.updated_at, head.priority),
+            rank,
             head.session,
             schema::tags_column(&head.tags),
             head.parent.as_ref().map(RunId::as_bytes),
@@ -255,7 +264,7 @@ fn insert_run(connection: &Connection, head: &RunHead, key: Option<&str>) -> rus
 }
 
 /// What a run is found by beside its card.
-fn insert_finds(
+pub(super) fn insert_finds(
     connection: &Connection,
     run: i64,
     head: &RunHead,

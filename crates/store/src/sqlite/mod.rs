@@ -1,17 +1,22 @@
 //! A store in one SQLite file.
 //!
 //! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
-//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag` and `lease` are what it writes, `read`
-//! is what the others read.
+//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag`, `lease` and `prune` are what it
+//! writes, `read` is what the others read. `inspect` looks at a file that another process may have open
+//! and copies it, `archive` gives everything out, `restore` takes everything in.
 
 mod append;
+mod archive;
 mod facts;
 mod flag;
+mod inspect;
 mod keys;
 mod lease;
 mod mail;
 mod open;
+mod prune;
 mod read;
+mod restore;
 mod schema;
 mod writer;
 
@@ -34,8 +39,8 @@ use crate::clock::Clock;
 use crate::{
     Append, Appended, BlobHash, Caps, Catalog, Checkpoint, Created, Fact, FactFilter, FactName,
     FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases, Letter, Mail,
-    Mailbox, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent,
-    Timestamp, rules,
+    Mailbox, NewRun, NodeId, Page, Prune, Pruned, RunFilter, RunHead, RunId, Sent, Store,
+    StoreError, StoredEvent, Timestamp, Upkeep, rules,
 };
 
 /// How a [`SqliteStore`] uses its file.
@@ -120,10 +125,7 @@ impl SqliteStore {
             answer
         });
         match task.await {
-            Ok(Some(Ok(answer))) => Ok(answer),
-            Ok(Some(Err(Failure::Refused(refusal)))) => Err(refusal),
-            Ok(Some(Err(Failure::Damaged(problem)))) => Err(damaged(&self.path, problem)),
-            Ok(Some(Err(Failure::Broken(problem)))) => Err(unavailable(&self.path, problem)),
+            Ok(Some(answer)) => answer.map_err(|failure| at_read(&self.path, failure)),
             Ok(None) => Err(closed()),
             Err(error) => Err(unavailable(&self.path, format!("the read was given up: {error}"))),
         }
@@ -259,6 +261,35 @@ impl Keys for SqliteStore {
 }
 
 #[async_trait]
+impl Upkeep for SqliteStore {
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        let wanted = prune.clone();
+        let mut chosen = self.read(move |connection| prune::choose(connection, &wanted)).await?;
+        let mut pruned = Pruned::default();
+        loop {
+            let step = prune::Step { prune: prune.clone(), chosen };
+            let stepped = self.writer.write(step, self.clock.now()).await?;
+            pruned = pruned.plus(stepped.pruned);
+            if stepped.is_done {
+                return Ok(pruned);
+            }
+            chosen = stepped.chosen;
+        }
+    }
+
+    async fn examine(&self) -> Result<Vec<String>, StoreError> {
+        // A connection that has searched before would judge the search index by what it remembers of it.
+        let path = self.path.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let connection = open::snapshot(&path)?;
+            prune::examine(&connection).map_err(|failure| at_read(&path, failure))
+        });
+        task.await
+            .map_err(|error| unavailable(&self.path, format!("the read was given up: {error}")))?
+    }
+}
+
+#[async_trait]
 impl Store for SqliteStore {
     fn id(&self) -> String {
         self.id.clone()
@@ -284,6 +315,15 @@ impl Store for SqliteStore {
             drop(places);
         }
         self.writer.close().await
+    }
+}
+
+/// A failure beside the writer, in the words of the store.
+fn at_read(path: &Path, failure: Failure) -> StoreError {
+    match failure {
+        Failure::Refused(refusal) => refusal,
+        Failure::Damaged(problem) => damaged(path, problem),
+        Failure::Broken(problem) => unavailable(path, problem),
     }
 }
 

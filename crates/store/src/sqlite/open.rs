@@ -104,7 +104,7 @@ fn directory(path: &Path) -> &Path {
 
 /// Makes an empty file that only this user can read, if there is none; whether it did. SQLite gives
 /// the files beside it the same permissions.
-fn create(path: &Path) -> Result<bool, StoreError> {
+pub(super) fn create(path: &Path) -> Result<bool, StoreError> {
     let mut options = File::options();
     options.write(true).create_new(true);
     keep_private(&mut options);
@@ -129,7 +129,7 @@ fn keep_private(options: &mut OpenOptions) {
 fn keep_private(_: &mut OpenOptions) {}
 
 /// A new file outlives a crash of the machine only once its directory has been synced too.
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     let directory = directory(path);
     File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
         let (directory, remedy) = (directory.display(), remedy(&error));
@@ -287,7 +287,70 @@ fn reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
+/// A connection that sees the store as it is now for as long as it lives, also while another process
+/// writes to it. It takes no lock and changes nothing.
+pub(super) fn snapshot(path: &Path) -> Result<Connection, StoreError> {
+    let connection = foreign(path)?;
+    let version: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| at_open(path, &error))?;
+    if version < VERSION {
+        let problem = format!(
+            "it has schema version {version}, which is only read after it has been brought to version \
+             {VERSION}: make a backup, then start `steadfast serve` on it once"
+        );
+        return Err(unavailable(path, problem));
+    }
+    connection
+        .execute_batch("BEGIN; SELECT count(*) FROM meta;")
+        .map_err(|error| at_open(path, &error))?;
+    Ok(connection)
+}
+
+/// A connection that only reads, to a store of this version or an older one that anybody may have open.
+pub(super) fn foreign(path: &Path) -> Result<Connection, StoreError> {
+    check_engine(rusqlite::version_number(), rusqlite::version())?;
+    check_place(path)?;
+    if !path.exists() {
+        return Err(unavailable(path, "there is no such file: name a store".to_owned()));
+    }
+    check_remains(path)?;
+    check_header(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+        let (mark, version): (i64, i64) = (pragma("application_id")?, pragma("user_version")?);
+        Ok((connection, mark, version))
+    });
+    let (connection, mark, version) = opened.map_err(|error| at_open(path, &error))?;
+    if mark != APPLICATION_ID {
+        return Err(not_a_store(path, "it is another SQLite database; name a store"));
+    }
+    if version > VERSION {
+        let place = path.display().to_string();
+        return Err(StoreError::Newer { place, found: version, known: VERSION });
+    }
+    Ok(connection)
+}
+
+/// A connection with a transaction that an empty store is filled in. The store is open, and nobody else
+/// writes to it.
+pub(super) fn filling(path: &Path) -> Result<Connection, StoreError> {
+    let begin = || {
+        let (connection, _) = connect(path)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(connection)
+    };
+    begin().map_err(|error| at_open(path, &error))
+}
+
+pub(super) fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {
             not_a_store(path, "it is not a SQLite database; choose another path")
@@ -305,7 +368,7 @@ fn not_a_store(path: &Path, problem: &str) -> StoreError {
     StoreError::NotAStore { place: path.display().to_string(), problem: problem.to_owned() }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

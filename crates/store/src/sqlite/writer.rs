@@ -157,6 +157,8 @@ pub(super) struct Handle {
 /// Why the writer accepts nothing more.
 enum End {
     Closed,
+    /// It never was there.
+    ReadOnly,
     Failed(String),
 }
 
@@ -244,6 +246,17 @@ impl Handle {
         Ok(Self { path, queue: Some(queue), places, end, thread: Some(thread) })
     }
 
+    /// No writer at all: every write is refused.
+    pub(super) fn none(path: PathBuf) -> Self {
+        let end = Arc::new(OnceLock::from(End::ReadOnly));
+        Self { path, queue: None, places: Arc::new(Semaphore::new(1)), end, thread: None }
+    }
+
+    /// Why nothing is written any more, if nothing is.
+    pub(super) fn refuses(&self) -> Option<String> {
+        self.end.get().map(|_| self.problem())
+    }
+
     pub(super) async fn write<W: Write>(
         &self,
         write: W,
@@ -261,7 +274,7 @@ impl Handle {
     pub(super) fn writable(&self) -> Result<(), StoreError> {
         match self.end.get() {
             Some(End::Failed(_)) => Err(self.ended()),
-            Some(End::Closed) | None => Ok(()),
+            Some(End::Closed | End::ReadOnly) | None => Ok(()),
         }
     }
 
@@ -273,7 +286,7 @@ impl Handle {
             Err(ended) => Err(ended),
         };
         match self.end.get() {
-            Some(End::Closed) => Ok(()),
+            Some(End::Closed | End::ReadOnly) => Ok(()),
             _ => closed,
         }
     }
@@ -284,11 +297,15 @@ impl Handle {
     }
 
     fn ended(&self) -> StoreError {
-        let problem = match self.end.get() {
+        unavailable(&self.path, self.problem())
+    }
+
+    fn problem(&self) -> String {
+        match self.end.get() {
             Some(End::Failed(problem)) => problem.clone(),
+            Some(End::ReadOnly) => "it was opened to be read only".to_owned(),
             Some(End::Closed) | None => "it has been closed".to_owned(),
-        };
-        unavailable(&self.path, problem)
+        }
     }
 }
 

@@ -304,11 +304,14 @@ fn a_newer_store_is_refused_and_left_alone() {
 /// every later release.
 const VERSION_2: &[u8] = include_bytes!("../data/store-2.sqlite");
 
+/// The same of a release with schema version 3.
+const VERSION_3: &[u8] = include_bytes!("../data/store-3.sqlite");
+
 #[tokio::test]
 async fn a_store_of_an_older_release_is_brought_up_to_date() {
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let (_directory, path) = place();
-        std::fs::write(&path, VERSION_2).unwrap();
+        std::fs::write(&path, if version == 3 { VERSION_3 } else { VERSION_2 }).unwrap();
         if version == 1 {
             // The tables that version 2 added are taken away.
             let connection = rusqlite::Connection::open(&path).unwrap();

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use steadfast_store::{
-    Append, Appended, BlobHash, Caps, Catalog, Checkpoint, Created, Disposition, Fact, FactFilter,
-    FactName, FactWrite, Facts, Fence, HeadUpdate, Journal, KeyClaim, KeySettlement, KeyStanding,
-    Keys, Leases, Letter, Mail, Mailbox, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Sent,
-    Store, StoreError, StoredEvent, Timestamp,
+    Append, Appended, Archive, BlobHash, Caps, Catalog, Checkpoint, Created, Disposition, Dump,
+    Fact, FactFilter, FactName, FactWrite, Facts, Fence, HeadUpdate, Journal, KeyClaim,
+    KeySettlement, KeyStanding, Keys, Leases, Letter, Mail, Mailbox, NewRun, NodeId, Page, Prune,
+    Pruned, Restore, RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp,
+    Upkeep,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -337,6 +338,29 @@ impl Keys for NodeStore {
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.reach().await;
         self.inner().purge_keys(limit).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for NodeStore {
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.reach().await;
+        self.inner().prune(prune).await
+    }
+
+    async fn examine(&self) -> Result<Vec<String>, StoreError> {
+        self.inner().examine().await
+    }
+}
+
+#[async_trait]
+impl Archive for NodeStore {
+    async fn dump(&self) -> Result<Box<dyn Dump>, StoreError> {
+        self.inner().dump().await
+    }
+
+    async fn restore(&self) -> Result<Box<dyn Restore>, StoreError> {
+        self.inner().restore().await
     }
 }
 
