@@ -7,21 +7,17 @@ use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
     Append, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store,
-    StoreError, Timestamp,
 };
-use tracing::warn;
 
 use crate::checkpoint::{CheckpointPolicy, LastCheckpoint};
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
+use crate::folding::{Folded, fold_until};
 use crate::letters;
 use crate::run::{Ending, Run};
 use crate::state::Status;
 use crate::stored;
 use crate::watch::Notices;
-
-/// Events read from the store at once while folding.
-const READ_PAGE: usize = 512;
 
 /// Letters taken up at once.
 const LETTERS_TAKEN: usize = 256;
@@ -47,6 +43,8 @@ pub(crate) struct RunJournal {
     tenant: String,
     priority: i32,
     run: Run,
+    /// Checkpoints that could not be read and that the log does not know of yet.
+    passed_over: Vec<RunEvent>,
 }
 
 impl RunJournal {
@@ -61,9 +59,30 @@ impl RunJournal {
         policy: CheckpointPolicy,
         head: &RunHead,
     ) -> Result<Self, RuntimeError> {
-        let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
+        let folded = fold_until(store.as_ref(), head.id, u64::MAX).await?;
+        let Folded { run, last: last_checkpoint, passed_over } = folded;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
-        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, priority, run })
+        Ok(Self {
+            store,
+            notices,
+            policy,
+            last_checkpoint,
+            epoch,
+            tenant,
+            priority,
+            run,
+            passed_over,
+        })
+    }
+
+    /// Says that the run is executed from here on, and which checkpoints could not be read; a new one takes
+    /// their place (SCOPE C4).
+    ///
+    /// # Errors
+    /// As [`RunJournal::append_with`].
+    pub(crate) async fn begin(&mut self, claimed: RunEvent) -> Result<(), RuntimeError> {
+        let told = std::mem::take(&mut self.passed_over);
+        self.append(std::iter::once(claimed).chain(told).collect()).await
     }
 
     /// The store that the log is in.
@@ -143,7 +162,9 @@ impl RunJournal {
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
         let face_changes = events.iter().any(changes_face);
-        let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
+        let step_ended = events.iter().any(|event| {
+            matches!(event, RunEvent::Progressed { .. } | RunEvent::CheckpointPassedOver { .. })
+        });
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
         for event in events {
@@ -183,58 +204,6 @@ impl RunJournal {
     }
 }
 
-/// Folds a run's log, beginning with the newest checkpoint that can be read. A damaged checkpoint is
-/// passed over for the one before it, and said so in the log (SCOPE C4).
-///
-/// # Errors
-/// The store failed, there is no such run, or its log is damaged.
-pub(crate) async fn fold(
-    store: &dyn Store,
-    id: RunId,
-) -> Result<(Run, LastCheckpoint), RuntimeError> {
-    let mut start = None;
-    for checkpoint in store.checkpoints(id).await? {
-        match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
-            Ok(run) if run.seq == checkpoint.seq && run.id == id => {
-                start = Some((run, LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at }));
-                break;
-            }
-            Ok(_) => {
-                warn!(run = %id, seq = checkpoint.seq, "checkpoint is misplaced; trying the one before");
-            }
-            Err(StoreError::Unavailable { place, problem }) => {
-                return Err(StoreError::Unavailable { place, problem }.into());
-            }
-            Err(error) => {
-                warn!(run = %id, seq = checkpoint.seq, %error, "checkpoint is damaged; trying the one before");
-            }
-        }
-    }
-    let (mut run, last) = match start {
-        Some((run, last)) => (Some(run), last),
-        None => (None, LastCheckpoint { seq: 0, at: Timestamp::default() }),
-    };
-    loop {
-        let after = run.as_ref().map_or(0, |run: &Run| run.seq);
-        let page = store.read(id, after, READ_PAGE).await?;
-        let full = page.len() == READ_PAGE;
-        for stored in page {
-            let event = stored::unpack_event(store, &stored).await?;
-            match run.as_mut() {
-                Some(run) => run.apply(stored.seq, stored.at, event)?,
-                None => run = Some(Run::begin(id, stored.at, &event)?),
-            }
-        }
-        if !full {
-            break;
-        }
-    }
-    let run = run.ok_or(RuntimeError::UnknownRun { run: id })?;
-    // Without a checkpoint the 300 s count from the submission.
-    let last = if last.seq == 0 { LastCheckpoint { seq: 0, at: run.submitted_at } } else { last };
-    Ok((run, last))
-}
-
 /// What lists show of a run beside its state. Stored with the index card.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -264,6 +233,9 @@ pub struct Summary {
     /// Why it stopped, as one word, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<String>,
+    /// The run that it is a fork of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<RunId>,
 }
 
 /// Longest excerpt on an index card, in bytes.
@@ -299,6 +271,7 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
         degraded: run.degraded,
         ending,
         stop,
+        forked_from: run.origin.as_ref().map(|origin| origin.run),
     };
     let disposition = match run.status {
         Status::Queued => Disposition::Ready,
@@ -332,6 +305,8 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Parked { .. }
         | RunEvent::Paused { .. }
         | RunEvent::Resumed { .. }
+        | RunEvent::Forked { .. }
+        | RunEvent::RolledBack { .. }
         | RunEvent::Cancelled { .. }
         | RunEvent::Succeeded { .. }
         | RunEvent::Failed { .. } => true,
@@ -341,7 +316,9 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::StepStarted { .. }
         | RunEvent::StepFinished { .. }
         | RunEvent::Signalled { .. }
-        | RunEvent::ChildEnded { .. } => false,
+        | RunEvent::ChildEnded { .. }
+        | RunEvent::CheckpointPassedOver { .. }
+        | RunEvent::CallJudged { .. } => false,
     }
 }
 

@@ -25,18 +25,22 @@ mod error;
 pub mod event;
 mod expense;
 mod fallback;
+mod folding;
 mod journal;
 mod key_rule;
 mod later;
 mod letters;
 mod operations;
 mod policies;
+mod recovery;
 mod run;
 mod runtime;
 mod scheduler;
 mod shared;
 mod state;
 mod stored;
+mod template;
+mod unknown;
 mod view;
 mod watch;
 
@@ -44,7 +48,8 @@ pub use agent::AgentSpec;
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{
-    CancelRun, INPUT_BYTES_MAX, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+    AnswerCall, CancelRun, ForkRun, INPUT_BYTES_MAX, PauseRun, Pausing, ResumeRun, RetryRun,
+    RollbackRun, RolledBackTo, SignalRun, SubmitRun, Submitted,
 };
 pub use error::RuntimeError;
 pub use event::RunEvent;
@@ -54,10 +59,12 @@ pub use journal::Summary;
 pub use key_rule::{DEFAULT_KEEP, KeyRule};
 pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
+pub use recovery::{Allowance, Judgement, Origin, Overrides, Question, Rollback};
 pub use run::{CallState, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX};
 pub use runtime::Runtime;
 pub use shared::RuntimeOptions;
 pub use state::{IllegalTransition, Status};
 pub use stored::INLINE_BYTES_MAX;
-pub use view::{EventView, RunList, RunView};
+pub use unknown::{Compensation, Otherwise, UnknownRule, VerdictFrom, Verification};
+pub use view::{CheckpointView, EventView, RunList, RunView};
 pub use watch::{Notice, Watch};

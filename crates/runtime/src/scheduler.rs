@@ -180,7 +180,7 @@ async fn drive_one(
         let store = Arc::clone(&shared.store);
         let mut journal = RunJournal::open(store, shared.notices.clone(), policy, &head).await?;
         let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
-        journal.append(vec![claimed]).await?;
+        journal.begin(claimed).await?;
         if journal.take_letters(true).await? {
             return Ok(Outcome::Settled);
         }

@@ -58,13 +58,19 @@ impl SubmitRun {
             ));
         }
         for (what, label) in [("tenant", Some(&self.tenant)), ("key", self.key.as_ref())] {
-            let Some(label) = label else { continue };
-            if label.is_empty() || label.len() > LABEL_BYTES_MAX {
-                return invalid(format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes"));
-            }
+            check_label(what, label)?;
         }
         Ok(())
     }
+}
+
+/// A label that is neither empty nor too long, or none.
+pub(super) fn check_label(what: &str, label: Option<&String>) -> Result<(), RuntimeError> {
+    if label.is_some_and(|label| label.is_empty() || label.len() > LABEL_BYTES_MAX) {
+        let problem = format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes");
+        return Err(RuntimeError::InvalidInput { problem });
+    }
+    Ok(())
 }
 
 /// What submitting did.

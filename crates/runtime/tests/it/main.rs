@@ -12,6 +12,8 @@ mod code;
 mod crash_store;
 mod examples;
 mod once;
+mod pause;
+mod recovery;
 mod runs;
 mod stand_in;
 mod world;

@@ -77,6 +77,14 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
     }
     let view: RunView = serde_json::from_value(detail.clone())?;
     output::data(&output::run(&view));
+    if let Some(asked) = detail.get("asked").and_then(|asked| asked.get("call")) {
+        let part = |name: &str| asked.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (id, name, arguments) = (part("id"), part("name"), part("arguments"));
+        output::data(&format!("asks     did call {id} take effect: {name} {arguments}"));
+        output::talk(&format!(
+            "say so with `steadfast answer {run} {id} happened`, `did-not` or `fail`"
+        ));
+    }
     let ending = detail.get("output").or_else(|| detail.get("failure")).and_then(Value::as_str);
     if let Some(ending) = ending.map(str::to_owned).or(view.ending) {
         output::data(&format!("\n{ending}"));
@@ -96,6 +104,10 @@ pub(super) async fn cancel(
 
 pub(super) async fn resume(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     command(client, &format!("/runs/{run}/resume"), &json!({}), format).await
+}
+
+pub(super) async fn retry(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
+    command(client, &format!("/runs/{run}/retry"), &json!({}), format).await
 }
 
 async fn command(

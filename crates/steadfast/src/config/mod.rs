@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
-use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules};
+use steadfast_runtime::{
+    AgentSpec, Compensation, ExpenseRule, FallbackRule, KeyRule, PolicyRules, UnknownRule,
+};
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
@@ -56,6 +58,10 @@ pub(crate) struct Config {
     pub(crate) fallback: BTreeMap<String, FallbackRule>,
     /// Tools that cost with every call, by name.
     pub(crate) expensive: BTreeMap<String, ExpenseRule>,
+    /// How what a tool has done is undone, by the tool's name.
+    pub(crate) compensate: BTreeMap<String, Compensation>,
+    /// What is done about a call that may or may not have taken effect, by the tool's name.
+    pub(crate) unknown: BTreeMap<String, UnknownRule>,
     /// The policies as they are written: what a table does not say, it inherits.
     #[serde(skip)]
     layers: Layers,

@@ -1,11 +1,11 @@
-//! One run: where it stands, what happened, and the two things one can do about it.
+//! One run: where it stands, what happened, and what one can do about it.
 
 use askama::Template;
 use axum::extract::State;
 use axum::response::{Html, Redirect};
 use serde::Serialize;
-use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
-use steadfast_store::{RunId, Timestamp};
+use steadfast_runtime::{CancelRun, EventView, OpenCall, ResumeRun, RunView, Status};
+use steadfast_store::RunId;
 
 use super::time::When;
 use super::timeline::{Step, Timeline};
@@ -37,12 +37,17 @@ struct HeadFragment {
     created: When,
     updated: When,
     can_cancel: bool,
+    can_pause: bool,
     can_resume: bool,
+    can_retry: bool,
+    /// The call that a person is asked about.
+    asked: Option<OpenCall>,
 }
 
 #[derive(Template)]
 #[template(path = "step.html")]
 struct StepFragment<'a> {
+    run: RunId,
     step: &'a Step,
     exact: String,
 }
@@ -65,14 +70,14 @@ pub(super) async fn page(
     catch_up(&state, run, &mut timeline).await?;
     let mut steps = Vec::new();
     for step in timeline.steps() {
-        steps.push(step_html(step)?);
+        steps.push(step_html(run, step)?);
     }
     let page = RunPage {
         frame: Frame::of(&state),
         id: run.to_string(),
         live: format!("/console/runs/{run}/live?after={}&from={hidden}", timeline.seq()),
         hidden,
-        head: head_html(view, state.runtime.store().now())?,
+        head: head_html(&state, view).await?,
         steps,
     };
     Ok(Html(render(&page)?))
@@ -96,21 +101,28 @@ pub(super) async fn catch_up(
     }
 }
 
-pub(super) fn head_html(run: RunView, now: Timestamp) -> Result<String, Problem> {
-    let status = Status::parse(&run.state);
+pub(super) async fn head_html(state: &ServerState, run: RunView) -> Result<String, Problem> {
+    let (status, now) = (Status::parse(&run.state), state.runtime.store().now());
+    let asked = match status {
+        Some(Status::Waiting) => state.runtime.fold(run.id).await?.asked().cloned(),
+        _ => None,
+    };
     let fragment = HeadFragment {
         id: run.id.to_string(),
         created: When::new(run.created_at, now),
         updated: When::new(run.updated_at, now),
         can_cancel: status.is_some_and(|status| !status.is_over()),
-        can_resume: matches!(status, Some(Status::Failed | Status::Waiting)),
+        can_pause: matches!(status, Some(Status::Queued | Status::Running | Status::Waiting)),
+        can_resume: matches!(status, Some(Status::Failed | Status::Waiting | Status::Paused)),
+        can_retry: status == Some(Status::Failed),
+        asked,
         run,
     };
     render(&fragment)
 }
 
-pub(super) fn step_html(step: &Step) -> Result<String, Problem> {
-    render(&StepFragment { step, exact: super::time::exact(step.at) })
+pub(super) fn step_html(run: RunId, step: &Step) -> Result<String, Problem> {
+    render(&StepFragment { run, step, exact: super::time::exact(step.at) })
 }
 
 pub(super) async fn cancel(

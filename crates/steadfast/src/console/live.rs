@@ -132,7 +132,7 @@ impl RunReader {
         self.over = Status::parse(&view.state).is_some_and(Status::is_over)
             && view.events <= self.timeline.seq();
         let mut fragments = Vec::new();
-        let head = detail::head_html(view, self.state.runtime.store().now())?;
+        let head = detail::head_html(&self.state, view).await?;
         if head != self.head {
             head.clone_into(&mut self.head);
             fragments.push(Fragment { id: "head".to_owned(), container: "", html: head });
@@ -144,7 +144,7 @@ impl RunReader {
             return Ok(fragments);
         }
         for step in self.timeline.take_changed() {
-            let html = detail::step_html(step)?;
+            let html = detail::step_html(self.run, step)?;
             fragments.push(Fragment { id: step.id.clone(), container: "steps", html });
         }
         Ok(fragments)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_providers::model::ToolCall;
-use steadfast_runtime::event::{Degraded, RunEvent, ToolOutcome};
+use steadfast_runtime::event::{Changes, Degraded, RunEvent, ToolOutcome, Verdict};
 use steadfast_runtime::{Ending, EventView};
 use steadfast_store::Timestamp;
 
@@ -20,6 +20,8 @@ pub(super) struct Step {
     pub(super) id: String,
     /// Its first event.
     pub(super) seq: u64,
+    /// Its last event.
+    pub(super) last: u64,
     /// When it began.
     pub(super) at: Timestamp,
     /// The kind, a class of the style sheet.
@@ -76,6 +78,7 @@ impl Timeline {
         let step = |kind, title: String, badge| Step {
             id: format!("step-{seq}"),
             seq,
+            last: seq,
             at,
             kind,
             title,
@@ -207,7 +210,9 @@ impl Timeline {
     }
 
     fn change(&mut self, index: usize, change: impl FnOnce(&mut Step)) {
+        let seq = self.seq;
         if let Some(step) = self.steps.get_mut(index) {
+            step.last = seq;
             change(step);
             self.changed.insert(index);
         }
@@ -311,7 +316,14 @@ fn plain(event: RunEvent, step: Step) -> Step {
                 None => step,
             }
         }
-        RunEvent::Resumed { by } => step.named("resumed", "Resumed", "queued").fact("by", by),
+        RunEvent::Resumed { by, again } => {
+            let step = step.named("resumed", "Resumed", "queued").fact("by", by);
+            if again.is_empty() { step } else { step.fact("made again", again.join(", ")) }
+        }
+        event @ (RunEvent::Forked { .. }
+        | RunEvent::RolledBack { .. }
+        | RunEvent::CheckpointPassedOver { .. }
+        | RunEvent::CallJudged { .. }) => recovered(event, step),
         RunEvent::Cancelled { by, reason } => {
             let step = step.named("cancelled", "Cancelled", "cancelled").fact("by", by);
             match reason {
@@ -328,6 +340,60 @@ fn plain(event: RunEvent, step: Step) -> Step {
         RunEvent::Failed { stop, message } => {
             let step = step.named("failed", "Failed", "failed");
             step.fact("stop", stop.as_str().to_owned()).text("What happened", message, true)
+        }
+        other => step.named("other", other.kind(), ""),
+    }
+}
+
+/// What people did with a run that had gone wrong.
+fn recovered(event: RunEvent, step: Step) -> Step {
+    match event {
+        RunEvent::Forked { from, at, changes, by } => {
+            let Changes { input, model, instructions } = changes;
+            let step = step.named("forked", "Forked: what comes before is another run's", "queued");
+            let mut step = step.fact("from run", from.to_string()).fact("at event", at.to_string());
+            step.facts.extend(model.map(|model| ("model", model)));
+            step.facts.push(("by", by));
+            let texts = [("Input", input), ("Prompt", instructions)].into_iter();
+            let texts = texts.filter_map(|(label, text)| Some(Text::new(label, text?, true)));
+            step.texts.extend(texts);
+            step
+        }
+        RunEvent::RolledBack { to, by, reason, undo, left } => {
+            let step = step.named("rolled_back", &format!("Rolled back to event {to}"), "queued");
+            let mut step = step.fact("by", by);
+            step.texts.extend(reason.map(|reason| Text::new("Reason", reason, true)));
+            let undo = undo.iter().map(|undo| format!("{} by {}", undo.tool, undo.with));
+            let left = left.iter().map(|left| match left.unknown {
+                true => format!("{} (it may have taken effect)", left.tool),
+                false => left.tool.clone(),
+            });
+            let lists = [
+                ("To be undone", undo.collect::<Vec<_>>()),
+                ("Was not undone", left.collect::<Vec<_>>()),
+            ];
+            for (label, lines) in lists.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+                step.texts.push(Text::new(label, lines.join("\n"), true));
+            }
+            step
+        }
+        RunEvent::CheckpointPassedOver { checkpoint, problem } => {
+            let title = format!("Checkpoint {checkpoint} is damaged: the one before was used");
+            step.named("checkpoint", &title, "passed over").text("What is wrong", problem, true)
+        }
+        RunEvent::CallJudged { call_id, verdict, result, by } => {
+            let badge = match verdict {
+                Verdict::Happened => "happened",
+                Verdict::DidNot => "did not happen",
+                Verdict::Fail => "to fail",
+                Verdict::Unclear => "unclear",
+            };
+            let step = step.named("judged", "An interrupted call was judged", badge);
+            let step = step.fact("call", call_id).fact("by", by);
+            match result {
+                Some(result) => step.text("What was said", result, false),
+                None => step,
+            }
         }
         other => step.named("other", other.kind(), ""),
     }
