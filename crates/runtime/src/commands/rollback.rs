@@ -215,7 +215,7 @@ impl Done {
             }
             // What had been written ahead did not leave, then; a person is asked about what may have.
             RunEvent::Parked { reason, .. } if reason != WaitReason::Person => {
-                self.under_way.clear()
+                self.under_way.clear();
             }
             RunEvent::CallJudged { call_id, verdict: Verdict::DidNot, .. } => {
                 self.under_way.remove(&call_id);

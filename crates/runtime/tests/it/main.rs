@@ -10,6 +10,7 @@
 mod boundaries;
 mod code;
 mod crash_store;
+mod error_recovery;
 mod examples;
 mod once;
 mod pause;
