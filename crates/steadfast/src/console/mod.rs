@@ -6,6 +6,7 @@
 
 mod actions;
 mod assets;
+mod commanded;
 mod detail;
 mod errors;
 mod guards;

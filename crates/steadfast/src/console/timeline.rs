@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_providers::model::ToolCall;
-use steadfast_runtime::event::{Changes, Degraded, RunEvent, ToolOutcome, Verdict};
+use steadfast_runtime::event::{Degraded, RunEvent, ToolOutcome};
 use steadfast_runtime::{Ending, EventView};
 use steadfast_store::Timestamp;
 
+use super::commanded::commanded;
 use super::time::{exact, took};
 
 /// Text that is shown without being unfolded, in bytes.
@@ -231,12 +232,12 @@ impl Timeline {
 }
 
 impl Step {
-    fn fact(mut self, label: &'static str, value: String) -> Self {
+    pub(super) fn fact(mut self, label: &'static str, value: String) -> Self {
         self.facts.push((label, value));
         self
     }
 
-    fn text(mut self, label: &'static str, text: String, open: bool) -> Self {
+    pub(super) fn text(mut self, label: &'static str, text: String, open: bool) -> Self {
         self.texts.push(Text::new(label, text, open));
         self
     }
@@ -249,7 +250,7 @@ impl Step {
         self.texts.push(Text::new("Why", reason, true));
     }
 
-    fn named(mut self, kind: &'static str, title: &str, badge: &'static str) -> Self {
+    pub(super) fn named(mut self, kind: &'static str, title: &str, badge: &'static str) -> Self {
         (self.kind, self.badge) = (kind, badge);
         title.clone_into(&mut self.title);
         self
@@ -257,7 +258,7 @@ impl Step {
 }
 
 impl Text {
-    fn new(label: &'static str, text: String, open: bool) -> Self {
+    pub(super) fn new(label: &'static str, text: String, open: bool) -> Self {
         let open = open && text.len() <= OPEN_TEXT_BYTES;
         Self { label, text, open }
     }
@@ -309,28 +310,13 @@ fn plain(event: RunEvent, step: Step) -> Step {
             let step = step.named("child", "A child is over", badge);
             step.fact("run", child.to_string()).text("How", text, false)
         }
-        RunEvent::Paused { by, reason } => {
-            let step = step.named("paused", "Paused", "paused").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
-        }
-        RunEvent::Resumed { by, again } => {
-            let step = step.named("resumed", "Resumed", "queued").fact("by", by);
-            if again.is_empty() { step } else { step.fact("made again", again.join(", ")) }
-        }
-        event @ (RunEvent::Forked { .. }
+        event @ (RunEvent::Paused { .. }
+        | RunEvent::Resumed { .. }
+        | RunEvent::Cancelled { .. }
+        | RunEvent::Forked { .. }
         | RunEvent::RolledBack { .. }
         | RunEvent::CheckpointPassedOver { .. }
-        | RunEvent::CallJudged { .. }) => recovered(event, step),
-        RunEvent::Cancelled { by, reason } => {
-            let step = step.named("cancelled", "Cancelled", "cancelled").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
-        }
+        | RunEvent::CallJudged { .. }) => commanded(event, step),
         RunEvent::Succeeded { output } => {
             let mut step = step.named("succeeded", "Succeeded", "succeeded");
             // The answer is what the page is for: never folded.
@@ -340,60 +326,6 @@ fn plain(event: RunEvent, step: Step) -> Step {
         RunEvent::Failed { stop, message } => {
             let step = step.named("failed", "Failed", "failed");
             step.fact("stop", stop.as_str().to_owned()).text("What happened", message, true)
-        }
-        other => step.named("other", other.kind(), ""),
-    }
-}
-
-/// What people did with a run that had gone wrong.
-fn recovered(event: RunEvent, step: Step) -> Step {
-    match event {
-        RunEvent::Forked { from, at, changes, by } => {
-            let Changes { input, model, instructions } = changes;
-            let step = step.named("forked", "Forked: what comes before is another run's", "queued");
-            let mut step = step.fact("from run", from.to_string()).fact("at event", at.to_string());
-            step.facts.extend(model.map(|model| ("model", model)));
-            step.facts.push(("by", by));
-            let texts = [("Input", input), ("Prompt", instructions)].into_iter();
-            let texts = texts.filter_map(|(label, text)| Some(Text::new(label, text?, true)));
-            step.texts.extend(texts);
-            step
-        }
-        RunEvent::RolledBack { to, by, reason, undo, left } => {
-            let step = step.named("rolled_back", &format!("Rolled back to event {to}"), "queued");
-            let mut step = step.fact("by", by);
-            step.texts.extend(reason.map(|reason| Text::new("Reason", reason, true)));
-            let undo = undo.iter().map(|undo| format!("{} by {}", undo.tool, undo.with));
-            let left = left.iter().map(|left| match left.unknown {
-                true => format!("{} (it may have taken effect)", left.tool),
-                false => left.tool.clone(),
-            });
-            let lists = [
-                ("To be undone", undo.collect::<Vec<_>>()),
-                ("Was not undone", left.collect::<Vec<_>>()),
-            ];
-            for (label, lines) in lists.into_iter().filter(|(_, lines)| !lines.is_empty()) {
-                step.texts.push(Text::new(label, lines.join("\n"), true));
-            }
-            step
-        }
-        RunEvent::CheckpointPassedOver { checkpoint, problem } => {
-            let title = format!("Checkpoint {checkpoint} is damaged: the one before was used");
-            step.named("checkpoint", &title, "passed over").text("What is wrong", problem, true)
-        }
-        RunEvent::CallJudged { call_id, verdict, result, by } => {
-            let badge = match verdict {
-                Verdict::Happened => "happened",
-                Verdict::DidNot => "did not happen",
-                Verdict::Fail => "to fail",
-                Verdict::Unclear => "unclear",
-            };
-            let step = step.named("judged", "An interrupted call was judged", badge);
-            let step = step.fact("call", call_id).fact("by", by);
-            match result {
-                Some(result) => step.text("What was said", result, false),
-                None => step,
-            }
         }
         other => step.named("other", other.kind(), ""),
     }

@@ -156,7 +156,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     ])
     .property("tools", ArrayBuilder::new().items(typed(Type::String)))
     .required("tools");
-    vec![
+    let mut all = vec![
         ("Run", run()),
         ("RunDetail", run_detail()),
         ("RunList", runs.required("runs")),
@@ -182,6 +182,24 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ),
         ("CancelRun", object(&[("reason", Type::String, false)])),
         ("ResumeRun", object(&[])),
+        (
+            "Problem",
+            object(&[
+                ("type", Type::String, true),
+                ("title", Type::String, true),
+                ("status", Type::Integer, true),
+                ("detail", Type::String, true),
+                ("code", Type::String, true),
+            ]),
+        ),
+    ];
+    all.extend(actions());
+    all
+}
+
+/// What one does with a run, and what it says.
+fn actions() -> Vec<(&'static str, ObjectBuilder)> {
+    vec![
         ("RetryRun", object(&[])),
         ("PauseRun", object(&[("reason", Type::String, false), ("now", Type::Boolean, false)])),
         ("PausedRun", run().property("paused", typed(Type::Boolean)).required("paused")),
@@ -212,16 +230,6 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
                 .required("verdict"),
         ),
         ("AnsweredRun", run().property("taken", typed(Type::Boolean)).required("taken")),
-        (
-            "Problem",
-            object(&[
-                ("type", Type::String, true),
-                ("title", Type::String, true),
-                ("status", Type::Integer, true),
-                ("detail", Type::String, true),
-                ("code", Type::String, true),
-            ]),
-        ),
     ]
 }
 
