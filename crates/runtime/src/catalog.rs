@@ -19,6 +19,7 @@ use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
+use crate::unknown::{self, Compensation, UnknownRule};
 
 /// Agents, models and tools by name. Fixed once built.
 pub struct Catalog {
@@ -28,6 +29,8 @@ pub struct Catalog {
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, ToolEntry>,
     guards: BTreeMap<String, Guarded>,
+    compensations: BTreeMap<String, Compensation>,
+    unknown: BTreeMap<String, UnknownRule>,
 }
 
 /// A dependency's guard, and the policy that it has if nothing is written.
@@ -76,6 +79,8 @@ pub struct CatalogBuilder {
     fallbacks: BTreeMap<String, FallbackRule>,
     expenses: BTreeMap<String, ExpenseRule>,
     quotas: BTreeMap<String, String>,
+    compensations: BTreeMap<String, Compensation>,
+    unknown: BTreeMap<String, UnknownRule>,
     alert: Option<AlertHook>,
 }
 
@@ -158,6 +163,21 @@ impl CatalogBuilder {
         self
     }
 
+    /// Says how what a tool has done is undone, when a run is rolled back.
+    #[must_use]
+    pub fn compensate(mut self, tool: impl Into<String>, rule: Compensation) -> Self {
+        self.compensations.insert(tool.into(), rule);
+        self
+    }
+
+    /// Says what is done about a call of a tool that may or may not have taken effect. Default: the model is
+    /// told.
+    #[must_use]
+    pub fn unknown(mut self, tool: impl Into<String>, rule: UnknownRule) -> Self {
+        self.unknown.insert(tool.into(), rule);
+        self
+    }
+
     /// Lets a model's dependency share its cooldown with all others of the same quota: a 429 to one of
     /// them quiets all.
     #[must_use]
@@ -185,6 +205,8 @@ impl CatalogBuilder {
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
             guards: BTreeMap::new(),
+            compensations: std::mem::take(&mut self.compensations),
+            unknown: std::mem::take(&mut self.unknown),
         };
         self.add_models(&mut catalog)?;
         for tool in std::mem::take(&mut self.tools) {
@@ -290,6 +312,8 @@ impl CatalogBuilder {
                 misplaced(format!("fallback.{dependency}.{key}"), problem)
             })?;
         }
+        unknown::check(&catalog.compensations, &catalog.unknown, &tools)
+            .map_err(|(place, problem)| misplaced(place, problem))?;
         for (tool, rule) in &self.expenses {
             let Some(check) = &rule.pre_check_tool else { continue };
             let effect = tools.iter().find(|(name, _)| name == check).map(|(_, effect)| *effect);
@@ -460,6 +484,21 @@ impl Catalog {
             )));
         }
         Ok(())
+    }
+
+    /// How what a tool has done is undone.
+    pub(crate) fn compensation(&self, tool: &str) -> Option<&Compensation> {
+        self.compensations.get(tool)
+    }
+
+    /// What is done about an unknown outcome, if something else was said than to tell the model.
+    pub(crate) fn unknown_rule(&self, tool: &str) -> Option<&UnknownRule> {
+        self.unknown.get(tool).filter(|rule| !matches!(rule, UnknownRule::Tell))
+    }
+
+    /// The models' names, sorted.
+    pub(crate) fn model_names(&self) -> Vec<String> {
+        self.models.keys().cloned().collect()
     }
 
     /// Whether a run can be submitted under a name.

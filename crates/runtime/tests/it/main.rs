@@ -13,15 +13,18 @@ mod changed_code;
 mod children;
 mod code;
 mod crash_store;
+mod error_recovery;
 mod examples;
 mod labels;
 mod once;
 mod outside;
+mod pause;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
 mod problems;
 mod queue;
+mod recovery;
 mod runs;
 mod sagas;
 mod schedules;
