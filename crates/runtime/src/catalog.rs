@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
 use steadfast_guard::{Alert, Anomaly, Cooldown, Effect, Guard, Policy};
 use steadfast_providers::arguments::Arguments;
 use steadfast_providers::model::{Model, ToolDefinition};
@@ -18,7 +16,7 @@ use crate::error::RuntimeError;
 use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
-use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
+use crate::policies::{PolicyChange, PolicyRules, RuleError, difference, tool_policy};
 use crate::unknown::{self, Compensation, UnknownRule};
 
 /// Agents, models and tools by name. Fixed once built.
@@ -257,7 +255,8 @@ impl CatalogBuilder {
         let arguments = Arc::new(arguments);
         let key = self.keys.get(&name).cloned();
         if let Some(key) = &key {
-            check_key(&name, spec.effect, &spec.definition.schema, key)?;
+            key.check(spec.effect, &spec.definition.schema)
+                .map_err(|problem| misplaced(format!("idempotency.{name}"), problem))?;
         }
         let fallback = self.fallbacks.get(&format!("tool:{name}")).cloned().map(Arc::new);
         let last_good = fallback.as_ref().and_then(|rule| rule.cached).map(LastGood::new);
@@ -327,47 +326,6 @@ impl CatalogBuilder {
         }
         Ok(())
     }
-}
-
-/// A tool call is given its own limit; what else holds is the guard's default.
-fn tool_policy(timeout: Duration) -> Policy {
-    let default = Policy::default();
-    Policy {
-        concurrency: 8,
-        attempt_timeout: timeout,
-        total_timeout: default.total_timeout.max(timeout.saturating_mul(2)),
-        ..default
-    }
-}
-
-/// A rule must be able to do what it says.
-fn check_key(
-    tool: &str,
-    effect: Effect,
-    schema: &Value,
-    rule: &KeyRule,
-) -> Result<(), RuntimeError> {
-    let refuse = |problem: String| Err(misplaced(format!("idempotency.{tool}"), problem));
-    if effect == Effect::Read {
-        return refuse("the tool only reads, and reads need no key: remove the rule".to_owned());
-    }
-    if rule.arguments.is_empty() {
-        return refuse("`arguments` is empty: name at least one argument".to_owned());
-    }
-    if rule.keep.is_zero() {
-        return refuse("`keep` is 0: nothing would be remembered; use 1s or more".to_owned());
-    }
-    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-        return Ok(());
-    };
-    for name in &rule.arguments {
-        if !properties.contains_key(name) {
-            let known: Vec<_> = properties.keys().cloned().collect();
-            let known = known.join(", ");
-            return refuse(format!("the tool has no argument `{name}`; it has: {known}"));
-        }
-    }
-    Ok(())
 }
 
 const fn misconfigured(problem: String) -> RuntimeError {

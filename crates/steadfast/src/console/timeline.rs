@@ -76,17 +76,7 @@ impl Timeline {
     pub(super) fn push(&mut self, view: EventView) {
         let EventView { seq, at, event } = view;
         self.seq = seq;
-        let step = |kind, title: String, badge| Step {
-            id: format!("step-{seq}"),
-            seq,
-            last: seq,
-            at,
-            kind,
-            title,
-            badge,
-            facts: Vec::new(),
-            texts: Vec::new(),
-        };
+        let step = |kind, title: String, badge| Step::new((seq, at), kind, title, badge);
         match event {
             RunEvent::Submitted { agent, input, call, parent, .. } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
@@ -232,6 +222,16 @@ impl Timeline {
 }
 
 impl Step {
+    fn new(
+        (seq, at): (u64, Timestamp),
+        kind: &'static str,
+        title: String,
+        badge: &'static str,
+    ) -> Self {
+        let (id, facts, texts) = (format!("step-{seq}"), Vec::new(), Vec::new());
+        Self { id, seq, last: seq, at, kind, title, badge, facts, texts }
+    }
+
     pub(super) fn fact(mut self, label: &'static str, value: String) -> Self {
         self.facts.push((label, value));
         self
