@@ -408,23 +408,7 @@ impl Run {
     fn change(&mut self, seq: u64, at: Timestamp, event: RunEvent) -> Result<(), FoldError> {
         match event {
             RunEvent::Claimed { .. } => self.interrupt(),
-            RunEvent::ModelAnswered {
-                text,
-                tool_calls,
-                finish,
-                usage,
-                model,
-                simulated,
-                degraded,
-                ..
-            } => {
-                self.degraded += u32::from(degraded.is_some());
-                self.answered(seq, text, tool_calls);
-                self.last_finish = Some(finish);
-                self.usage.add(&usage);
-                self.model = Some(model);
-                self.simulated |= simulated;
-            }
+            answered @ RunEvent::ModelAnswered { .. } => self.model_answered(seq, answered),
             RunEvent::ToolStarted { call_id, effect, .. } => {
                 let open = self.open_call(seq, &call_id)?;
                 open.state = CallState::Started { effect };
@@ -551,6 +535,28 @@ impl Run {
         };
         let key = format!("{key}-notice");
         self.open_calls.push(OpenCall { is_notice: true, ..OpenCall::pending(call, key) });
+    }
+
+    fn model_answered(&mut self, seq: u64, event: RunEvent) {
+        let RunEvent::ModelAnswered {
+            text,
+            tool_calls,
+            finish,
+            usage,
+            model,
+            simulated,
+            degraded,
+            ..
+        } = event
+        else {
+            return;
+        };
+        self.degraded += u32::from(degraded.is_some());
+        self.answered(seq, text, tool_calls);
+        self.last_finish = Some(finish);
+        self.usage.add(&usage);
+        self.model = Some(model);
+        self.simulated |= simulated;
     }
 
     fn answered(&mut self, seq: u64, text: String, tool_calls: Vec<ToolCall>) {

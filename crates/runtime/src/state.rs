@@ -206,6 +206,18 @@ mod tests {
                 child: steadfast_store::RunId::generate(),
                 ending: Ending::Succeeded { output: text() },
             },
+            RunEvent::Cancelled { by: text(), reason: None },
+            RunEvent::Succeeded { output: text() },
+            RunEvent::Failed { stop: StopReason::Refused, message: text() },
+        ]
+        .into_iter()
+        .chain(every_command())
+        .collect()
+    }
+
+    fn every_command() -> Vec<RunEvent> {
+        let text = String::new;
+        vec![
             RunEvent::Paused { by: text(), reason: None },
             RunEvent::Resumed { by: text(), again: vec![] },
             RunEvent::StepsUnmet { steps: vec![] },
@@ -224,9 +236,6 @@ mod tests {
                 result: None,
                 by: text(),
             },
-            RunEvent::Cancelled { by: text(), reason: None },
-            RunEvent::Succeeded { output: text() },
-            RunEvent::Failed { stop: StopReason::Refused, message: text() },
         ]
     }
 

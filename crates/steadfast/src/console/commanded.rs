@@ -8,22 +8,14 @@ use super::timeline::{Step, Text};
 pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
     match event {
         RunEvent::Paused { by, reason } => {
-            let step = step.named("paused", "Paused", "paused").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
+            for_a_reason(step.named("paused", "Paused", "paused").fact("by", by), reason)
         }
         RunEvent::Resumed { by, again } => {
             let step = step.named("resumed", "Resumed", "queued").fact("by", by);
             if again.is_empty() { step } else { step.fact("made again", again.join(", ")) }
         }
         RunEvent::Cancelled { by, reason } => {
-            let step = step.named("cancelled", "Cancelled", "cancelled").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
+            for_a_reason(step.named("cancelled", "Cancelled", "cancelled").fact("by", by), reason)
         }
         RunEvent::Forked { from, at, changes, by } => {
             let Changes { input, model, instructions } = changes;
@@ -76,5 +68,12 @@ pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
             }
         }
         other => step.named("other", other.kind(), ""),
+    }
+}
+
+fn for_a_reason(step: Step, reason: Option<String>) -> Step {
+    match reason {
+        Some(reason) => step.text("Reason", reason, true),
+        None => step,
     }
 }
