@@ -1,6 +1,6 @@
 //! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal | steps]`; without a name, all.
+//! `cargo run --release -p steadfast-bench [guard | journal | steps | start]`; without a name, all.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -10,12 +10,13 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 mod guard;
 mod journal;
+mod start;
 mod steps;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const NAMES: [&str; 3] = ["guard", "journal", "steps"];
+const NAMES: [&str; 4] = ["guard", "journal", "steps", "start"];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -32,6 +33,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_wanted("steps") {
         runtime.block_on(steps::run())?;
+    }
+    if is_wanted("start") {
+        runtime.block_on(start::run())?;
     }
     Ok(())
 }

@@ -18,5 +18,6 @@ mod http;
 mod openapi;
 mod program;
 mod report;
+mod schedules;
 mod stand_in;
 mod watch;
