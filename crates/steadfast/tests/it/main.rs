@@ -27,6 +27,7 @@ mod power;
 mod problems;
 mod program;
 mod report;
+mod schedules;
 mod search;
 mod stand_in;
 mod store_commands;
