@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
-    Append, Disposition, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store, StoreError,
-    Timestamp,
+    Append, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store,
+    StoreError, Timestamp,
 };
 use tracing::warn;
 
@@ -35,6 +35,8 @@ pub(crate) struct RunJournal {
     priority: i32,
     run: Run,
     check: RunCheck,
+    /// Facts that the next append makes true.
+    staged: Vec<FactWrite>,
 }
 
 impl RunJournal {
@@ -64,6 +66,7 @@ impl RunJournal {
             priority,
             run,
             check,
+            staged: Vec::new(),
         })
     }
 
@@ -75,6 +78,16 @@ impl RunJournal {
     /// The store that the log is in.
     pub(crate) fn store(&self) -> &dyn Store {
         self.store.as_ref()
+    }
+
+    /// The same, to keep.
+    pub(crate) const fn shared_store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Lets facts become true with the next append, in its transaction.
+    pub(crate) fn stage(&mut self, facts: Vec<FactWrite>) {
+        self.staged.extend(facts);
     }
 
     /// The run as it is.
@@ -146,6 +159,7 @@ impl RunJournal {
                 checkpoint,
                 head,
                 keys,
+                facts: std::mem::take(&mut self.staged),
                 ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
             .await?;

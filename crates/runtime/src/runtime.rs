@@ -16,6 +16,7 @@ use crate::catalog::Catalog;
 use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
 use crate::error::RuntimeError;
 use crate::journal::fold;
+use crate::memory::{FactBook, FactScope};
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
 use crate::run::Run;
@@ -195,6 +196,12 @@ impl Runtime {
         E: Classify + std::error::Error,
     {
         operations::once(&self.shared.operations, operation, call).await
+    }
+
+    /// The facts of a scope, read and written at once, beside any run (SCOPE C13).
+    #[must_use]
+    pub fn facts(&self, scope: FactScope) -> FactBook {
+        FactBook::new(Arc::clone(&self.shared.store), scope)
     }
 
     /// What the runtime can run and use.

@@ -34,6 +34,9 @@ const LEASE_MARGIN: u32 = 4;
 /// Recorded answers forgotten at each renewal, at most: a transaction stays short.
 const KEYS_PURGED: usize = 1000;
 
+/// Facts that no longer hold and are removed at each renewal, at most.
+const FACTS_PURGED: usize = 1000;
+
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     node: NodeId,
@@ -121,6 +124,9 @@ impl Scheduler {
                 self.lease_until = began + ttl;
                 if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
                     warn!(node = %self.node, error = chain(&error), "cannot forget old answers");
+                }
+                if let Err(error) = self.shared.store.purge_facts(FACTS_PURGED).await {
+                    warn!(node = %self.node, error = chain(&error), "cannot forget old facts");
                 }
             }
             Err(StoreError::NodeLost { .. }) => {

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use steadfast_store::Timestamp;
+use steadfast_store::{Store, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
@@ -21,6 +21,11 @@ pub(crate) struct Board {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     pub(crate) drain: CancellationToken,
+    pub(crate) store: Arc<dyn Store>,
+    /// Whose run it is, and what it belongs to.
+    pub(crate) tenant: String,
+    pub(crate) agent: String,
+    pub(crate) session: Option<String>,
     /// When something must have happened.
     pub(crate) pulse: Arc<Pulse>,
     activity: Mutex<Activity>,
@@ -68,13 +73,19 @@ impl Board {
         now: Box<dyn Fn() -> Timestamp + Send + Sync>,
         drain: CancellationToken,
     ) -> Self {
-        let pulse = Arc::clone(journal.pulse());
+        let (pulse, store) = (Arc::clone(journal.pulse()), Arc::clone(journal.shared_store()));
+        let (tenant, agent) = (journal.tenant().to_owned(), journal.run().agent.clone());
+        let session = journal.session().map(str::to_owned);
         let (journal, activity) = (tokio::sync::Mutex::new(journal), Mutex::default());
         Self {
             journal,
             catalog,
             now,
             drain,
+            store,
+            tenant,
+            agent,
+            session,
             pulse,
             activity,
             met: Mutex::default(),

@@ -96,6 +96,7 @@ impl RunContext {
             dependency: None,
             timeout: DEFAULT_TIMEOUT,
             undoes: false,
+            facts: Vec::new(),
         }
     }
 

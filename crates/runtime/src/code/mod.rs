@@ -12,6 +12,7 @@
 mod board;
 mod context;
 mod drive;
+mod facts;
 mod record;
 mod step;
 
@@ -24,6 +25,7 @@ use serde_json::Value;
 
 pub use self::context::RunContext;
 pub(crate) use self::drive::{Ended, drive};
+pub use self::facts::RunFacts;
 pub use self::record::{StepFailure, StepRecord, StepState, Steps};
 pub use self::step::{Step, StepCall, StepError};
 

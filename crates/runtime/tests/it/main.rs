@@ -12,6 +12,7 @@ mod code;
 mod crash_store;
 mod examples;
 mod labels;
+mod memory;
 mod once;
 mod problems;
 mod runs;
