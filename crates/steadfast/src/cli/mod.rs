@@ -1,6 +1,7 @@
 //! The command line: data on standard output, talk on standard error, the exit code tells the result.
 
 mod client;
+mod facts;
 mod guards;
 mod init;
 mod local;
@@ -27,7 +28,8 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume` and `guards` talk to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `guards` and `facts`
+    /// talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -124,6 +126,13 @@ enum Command {
     Guards {
         #[command(subcommand)]
         action: Option<GuardAction>,
+    },
+    /// Look at what runs have remembered, and change it.
+    Facts {
+        #[command(flatten)]
+        whose: facts::Whose,
+        #[command(subcommand)]
+        action: facts::FactAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -266,6 +275,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Ps(which) => ps::list(&client()?, which, output).await,
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
+        Command::Facts { whose, action } => facts::facts(&client()?, &whose, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,

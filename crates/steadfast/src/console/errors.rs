@@ -17,10 +17,10 @@ macro_rules! pages {
 }
 
 /// Every page of `docs/errors`, sorted.
-const PAGES: [Page; 20] = pages! {
+const PAGES: [Page; 21] = pages! {
     "body_too_large" "contended" "cross_site" "damaged_log" "foreign_host" "invalid_body"
     "invalid_input" "invalid_request" "key_conflict" "misconfigured" "page_failed" "shutting_down"
-    "store_failed" "unknown_agent" "unknown_guard" "unknown_route" "unknown_run" "unsupported_media_type"
+    "store_failed" "unknown_agent" "unknown_fact" "unknown_guard" "unknown_route" "unknown_run" "unsupported_media_type"
     "wrong_method" "wrong_state"
 };
 

@@ -7,6 +7,7 @@
 mod catalog;
 mod events;
 mod extract;
+mod facts;
 mod filter;
 mod gate;
 mod guards;
@@ -24,6 +25,7 @@ use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
 pub(crate) use events::{grown, live};
 pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use facts::{FactPage, FactsOf};
 pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
 pub(crate) use problem::Problem;
@@ -77,6 +79,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/events/stream", get(events::stream)),
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
+        ("/api/v1/facts", get(facts::list)),
+        ("/api/v1/facts/{key}", get(facts::show).put(facts::set).delete(facts::forget)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/guards", get(guards::list)),
         ("/api/v1/guards/{name}", get(guards::show)),
