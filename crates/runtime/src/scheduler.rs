@@ -28,8 +28,11 @@ const POLL: Duration = Duration::from_secs(5);
 /// Share of the lease that is left when a node that could not renew it lets go of its runs.
 const LEASE_MARGIN: u32 = 4;
 
-/// Recorded answers, and facts, forgotten at each renewal, at most: a transaction stays short.
+/// Recorded answers forgotten at each renewal, at most: a transaction stays short.
 const KEYS_PURGED: usize = 1000;
+
+/// Facts that no longer hold and are removed at each renewal, at most.
+const FACTS_PURGED: usize = 1000;
 
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
@@ -173,7 +176,7 @@ impl Scheduler {
         if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
             warn!(%node, error = chain(&error), "cannot forget old answers");
         }
-        if let Err(error) = self.shared.store.purge_facts(KEYS_PURGED).await {
+        if let Err(error) = self.shared.store.purge_facts(FACTS_PURGED).await {
             warn!(%node, error = chain(&error), "cannot forget old facts");
         }
     }

@@ -1,6 +1,7 @@
 //! The command line: data on standard output, talk on standard error, the exit code tells the result.
 
 mod client;
+mod facts;
 mod guards;
 mod init;
 mod local;
@@ -29,8 +30,8 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `schedules` and `guards` talk
-    /// to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `facts`, `schedules` and
+    /// `guards` talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -158,6 +159,13 @@ enum Command {
         store: Option<String>,
         #[command(subcommand)]
         action: store::StoreAction,
+    },
+    /// Look at what runs have remembered, and change it.
+    Facts {
+        #[command(flatten)]
+        whose: facts::Whose,
+        #[command(subcommand)]
+        action: facts::FactAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -315,6 +323,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Ps(which) => ps::list(&client()?, which, output).await,
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
         Command::Schedules { action } => schedules::schedules(&client()?, action, output).await,
+        Command::Facts { whose, action } => facts::facts(&client()?, &whose, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,

@@ -12,6 +12,7 @@ mod bad_input;
 mod cli;
 mod console;
 mod crash;
+mod facts;
 mod faults;
 mod guards;
 mod http;

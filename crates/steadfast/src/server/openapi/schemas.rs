@@ -177,6 +177,29 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
             ])
             .property("tags", ArrayBuilder::new().items(typed(Type::String))),
         ),
+        (
+            "Fact",
+            object(&[
+                ("key", Type::String, true),
+                ("version", Type::Integer, true),
+                ("at", Type::Integer, true),
+                ("expires_at", Type::Integer, false),
+            ])
+            .property("value", ObjectBuilder::new().schema_type(SchemaType::AnyValue))
+            .required("value"),
+        ),
+        (
+            "FactPage",
+            object(&[("next", Type::String, false)])
+                .property("facts", list("Fact"))
+                .required("facts"),
+        ),
+        (
+            "SetFact",
+            object(&[("keep", Type::String, false)])
+                .property("value", ObjectBuilder::new().schema_type(SchemaType::AnyValue))
+                .required("value"),
+        ),
         ("CancelRun", object(&[("reason", Type::String, false)])),
         ("ResumeRun", object(&[])),
         (
