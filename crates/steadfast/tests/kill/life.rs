@@ -1,0 +1,173 @@
+//! One life of a node, from its start to the moment at which it is killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::node::Node;
+use crate::wire::Live;
+use crate::world::World;
+
+/// When a node is killed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moment {
+    /// So long after its process began, whether it serves by then or not.
+    AfterStart(Duration),
+    /// So long after it began to serve.
+    Serving(Duration),
+    /// So long after it showed an event of this kind for the first time in its life.
+    Event(&'static str, Duration),
+}
+
+/// An event that is waited for in vain ends in an ordinary kill after this time.
+const EVENT_WITHIN: Duration = Duration::from_secs(4);
+
+/// What came of the kills.
+#[derive(Debug, Default)]
+pub(crate) struct Toll {
+    pub(crate) kills: u64,
+    /// Before the node served.
+    pub(crate) at_start: usize,
+    /// Right after an event of each kind.
+    pub(crate) at_event: BTreeMap<&'static str, usize>,
+    /// Executions of tools that had begun and not ended.
+    pub(crate) in_executions: usize,
+    /// How long a node took to serve, the last time.
+    pub(crate) start_takes: Duration,
+}
+
+/// Starts a node, gives it work, and kills it.
+pub(crate) fn live(world: &Arc<World>, moment: Moment, toll: &mut Toll) {
+    let began = Instant::now();
+    let node = world.node();
+    toll.kills += 1;
+    if let Moment::AfterStart(after) = moment {
+        std::thread::sleep(after);
+        toll.in_executions += node.killer().kill(&world.tools);
+        toll.at_start += 1;
+        return check(node);
+    }
+    let address = node.address();
+    toll.start_takes = began.elapsed();
+    let (tell, seen) = channel();
+    let kind = match moment {
+        Moment::Event(kind, _) => Some(kind),
+        Moment::AfterStart(_) | Moment::Serving(_) => None,
+    };
+    let eyes = Eyes { world: Arc::clone(world), address, kind, tell };
+    let busy = eyes.clone().occupy();
+    let under_way = match moment {
+        Moment::Event(kind, after) => {
+            if seen.recv_timeout(EVENT_WITHIN).is_ok() {
+                std::thread::sleep(after);
+                *toll.at_event.entry(kind).or_default() += 1;
+            }
+            node.killer().kill(&world.tools)
+        }
+        Moment::Serving(after) | Moment::AfterStart(after) => {
+            std::thread::sleep(after);
+            node.killer().kill(&world.tools)
+        }
+    };
+    toll.in_executions += under_way;
+    drop(eyes);
+    for watcher in busy.join().expect("whoever occupies a node outlives it") {
+        watcher.join().expect("whoever watches a run outlives the node");
+    }
+    check(node);
+}
+
+fn check(node: Node) {
+    let said = node.gone();
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// Whoever gives a node work and looks at what it shows.
+#[derive(Clone)]
+struct Eyes {
+    world: Arc<World>,
+    address: String,
+    /// The event that is waited for.
+    kind: Option<&'static str>,
+    tell: Sender<()>,
+}
+
+impl Eyes {
+    /// Watches what is open, wakes what waits, cancels a little, and submits until enough is open; returns
+    /// those who watch.
+    fn occupy(self) -> JoinHandle<Vec<JoinHandle<()>>> {
+        std::thread::spawn(move || {
+            let mut watchers = Vec::new();
+            let mut watched = BTreeSet::new();
+            let mut waiting = Vec::new();
+            // What a node did by itself (runs that make queued calls) is found in its list.
+            for run in World::runs(&self.address).unwrap_or_default() {
+                let state = run["state"].as_str().unwrap_or_default();
+                let Some(id) = run["id"].as_str() else { continue };
+                let mut known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);
+                match state {
+                    "succeeded" | "failed" | "cancelled" => {}
+                    _ => drop(known.open.insert(id.to_owned())),
+                }
+                if state == "waiting" {
+                    waiting.push(id.to_owned());
+                }
+            }
+            self.watch_open(&mut watched, &mut watchers);
+            let resumes = if self.kind == Some("resumed") { 2 } else { 1 };
+            for run in waiting.iter().take(resumes) {
+                self.world.command(&self.address, run, "resume", "resumed");
+            }
+            let mut told = true;
+            if self.kind.is_some() && self.world.wanted() == 0 {
+                told = self.world.submit(&self.address, self.kind, false);
+                self.watch_open(&mut watched, &mut watchers);
+            }
+            if self.kind == Some("cancelled")
+                && let Some(run) = watched.last()
+            {
+                self.world.command(&self.address, run, "cancel", "cancelled");
+            }
+            while told && self.world.wanted() > 0 {
+                told = self.world.submit(&self.address, self.kind, false);
+                self.watch_open(&mut watched, &mut watchers);
+            }
+            // A key that has been confirmed stands for the same run after every kill.
+            self.world.submit(&self.address, None, true);
+            watchers
+        })
+    }
+
+    fn watch_open(&self, watched: &mut BTreeSet<String>, watchers: &mut Vec<JoinHandle<()>>) {
+        let open = {
+            let known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.open.clone()
+        };
+        for run in open {
+            if watched.insert(run.clone()) {
+                let eyes = self.clone();
+                watchers.push(std::thread::spawn(move || eyes.watch(&run)));
+            }
+        }
+    }
+
+    /// Notes every event of a run until it is over or the node is gone.
+    fn watch(&self, run: &str) {
+        let after = self.world.record.last_shown(run);
+        let Ok(events) = Live::open(&self.address, run, after) else { return };
+        for event in events {
+            let is_new = self.world.record.shown(run, &event);
+            let kind = event["type"].as_str().unwrap_or_default();
+            if is_new && self.kind == Some(kind) {
+                // Only the first one is waited for; whoever waited may be gone.
+                self.tell.send(()).unwrap_or_default();
+            }
+            if ["succeeded", "failed", "cancelled"].contains(&kind) {
+                let mut known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.open.remove(run);
+            }
+        }
+    }
+}
