@@ -6,6 +6,9 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use serde_json::Value;
+
 use crate::node::Node;
 use crate::wire::Live;
 use crate::world::World;
@@ -17,12 +20,17 @@ pub(crate) enum Moment {
     AfterStart(Duration),
     /// So long after it began to serve.
     Serving(Duration),
+    /// After it was stopped for so long, longer than its lease, and had gone on.
+    Woken(Duration),
     /// So long after it showed an event of this kind for the first time in its life.
     Event(&'static str, Duration),
 }
 
 /// An event that is waited for in vain ends in an ordinary kill after this time.
 const EVENT_WITHIN: Duration = Duration::from_secs(4);
+
+/// A node that slept past its lease goes on within this time, or not at all.
+const WAKES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What came of the kills.
 #[derive(Debug, Default)]
@@ -34,6 +42,8 @@ pub(crate) struct Toll {
     pub(crate) at_event: BTreeMap<&'static str, usize>,
     /// Executions of tools that had begun and not ended.
     pub(crate) in_executions: usize,
+    /// After a node had slept past its lease, and had shown that it goes on.
+    pub(crate) woken: usize,
     /// How long a node took to serve, the last time.
     pub(crate) start_takes: Duration,
 }
@@ -54,6 +64,7 @@ pub(crate) fn live(world: &Arc<World>, moment: Moment, toll: &mut Toll) {
     let (tell, seen) = channel();
     let kind = match moment {
         Moment::Event(kind, _) => Some(kind),
+        Moment::Woken(_) => Some("claimed"),
         Moment::AfterStart(_) | Moment::Serving(_) => None,
     };
     let eyes = Eyes { world: Arc::clone(world), address, kind, tell };
@@ -64,6 +75,17 @@ pub(crate) fn live(world: &Arc<World>, moment: Moment, toll: &mut Toll) {
                 std::thread::sleep(after);
                 *toll.at_event.entry(kind).or_default() += 1;
             }
+            node.killer().kill(&world.tools)
+        }
+        Moment::Woken(sleeps) => {
+            let name = seen.recv_timeout(WAKES_WITHIN).expect("it begins with something");
+            node.killer().signal(Signal::STOP);
+            std::thread::sleep(sleeps);
+            node.killer().signal(Signal::CONT);
+            // It takes its runs anew, under a new name.
+            let again = || seen.recv_timeout(WAKES_WITHIN).expect("a node that wakes goes on");
+            while again() == name {}
+            toll.woken += 1;
             node.killer().kill(&world.tools)
         }
         Moment::Serving(after) | Moment::AfterStart(after) => {
@@ -81,7 +103,8 @@ pub(crate) fn live(world: &Arc<World>, moment: Moment, toll: &mut Toll) {
 
 fn check(node: Node) {
     let said = node.gone();
-    assert!(!said.contains("panicked"), "{said}");
+    let broken = said.lines().find(|line| line.contains("panicked") || line.contains(" ERROR "));
+    assert_eq!(broken, None, "{said}");
 }
 
 /// Whoever gives a node work and looks at what it shows.
@@ -91,7 +114,8 @@ struct Eyes {
     address: String,
     /// The event that is waited for.
     kind: Option<&'static str>,
-    tell: Sender<()>,
+    /// Where its node is told, if it has one.
+    tell: Sender<Value>,
 }
 
 impl Eyes {
@@ -162,7 +186,7 @@ impl Eyes {
             let kind = event["type"].as_str().unwrap_or_default();
             if is_new && self.kind == Some(kind) {
                 // Only the first one is waited for; whoever waited may be gone.
-                self.tell.send(()).unwrap_or_default();
+                self.tell.send(event["node"].clone()).unwrap_or_default();
             }
             if ["succeeded", "failed", "cancelled"].contains(&kind) {
                 let mut known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -141,7 +141,7 @@ pub(crate) fn script() -> String {
 /// The configuration. In a drill two of three calls of `flaky` do not leave.
 pub(crate) fn configure(folder: &Path, provider: &str, tools: u16, extra: &str, drill: bool) {
     let mut text = format!(
-        "{extra}\n[log]\nlevel = \"info,steadfast_runtime=debug\"\n[providers.played]\nwire = \"openai\"\n\
+        "{extra}\n[runtime]\nlease_ttl = \"1s\"\n[log]\nlevel = \"info,steadfast_runtime=debug\"\n[providers.played]\nwire = \"openai\"\n\
          base_url = \"{provider}\"\n"
     );
     for model in ["main", "broken", "quiet"] {

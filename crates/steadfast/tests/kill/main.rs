@@ -32,10 +32,13 @@ use crate::place::Place;
 use crate::world::{World, count, endings};
 
 /// Kills of one test: two of them make it 200 a store.
-const KILLS: u64 = 110;
+const KILLS: u64 = 105;
 
 /// Kills right after an event of each kind, in one test.
 const KILLS_A_KIND: usize = 3;
+
+/// Nodes that are stopped past their lease, in one test, before they are killed.
+const WAKINGS: usize = 4;
 
 /// Events of runs that are code, which only a program that embeds the runtime has; they are killed at
 /// in `crates/runtime/tests/it/boundaries.rs`.
@@ -58,7 +61,10 @@ fn draw(dice: &mut fastrand::Rng, toll: &Toll, row: &mut u32) -> Moment {
     let owed = RunEvent::KINDS.into_iter().filter(|kind| !OF_CODE.contains(kind));
     let owed = owed.filter(|kind| toll.at_event.get(kind).is_none_or(|n| *n < KILLS_A_KIND));
     let owed: Vec<&'static str> = owed.collect();
-    match dice.choice(&owed).filter(|_| dice.bool()) {
+    if toll.woken < WAKINGS && dice.u32(0..10) == 0 {
+        return Moment::Woken(place::LEASE + Duration::from_millis(dice.u64(1..500)));
+    }
+    match dice.choice(&owed).filter(|_| dice.u32(0..4) > 0) {
         Some(kind) => Moment::Event(kind, Duration::from_micros(dice.u64(0..4_000))),
         None => Moment::Serving(Duration::from_millis(dice.u64(0..500))),
     }
@@ -96,7 +102,7 @@ fn kill_and_judge(place: Place, salt: u64) {
     );
     // Otherwise it shows nothing.
     assert!(!is_owed(&toll), "not every kind of event was killed at: {toll:?}");
-    assert!(toll.at_start > 0 && toll.in_executions > 0, "{toll:?}");
+    assert!(toll.at_start > 0 && toll.woken > 0 && toll.in_executions > 0, "{toll:?}");
     assert!(unknown > 0, "no kill left the outcome of a call unknown");
     assert!(repeated > 0, "no kill fell into an idempotent call");
 }

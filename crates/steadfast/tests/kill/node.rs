@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::tools::ToolServer;
 
 /// How long a node may take until it serves, at most.
@@ -105,6 +107,13 @@ impl Killer {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         child.kill().expect("still there to be killed");
         tools.under_way()
+    }
+
+    /// Stops it as it stands, or lets it go on: it does not notice either by itself.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a number");
+        kill_process(pid, signal).expect("still there to be signalled");
     }
 
     fn reap(&self) {

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+/// How long a node keeps its runs without a sign of life: the shortest lease there is.
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
 
 /// A store.
 pub(crate) enum Place {
