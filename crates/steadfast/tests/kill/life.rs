@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::node::Node;
-use crate::wire::Live;
+use crate::wire::{Live, get};
 use crate::world::World;
 
 /// When a node is killed.
@@ -109,13 +109,13 @@ fn check(node: Node) {
 
 /// Whoever gives a node work and looks at what it shows.
 #[derive(Clone)]
-struct Eyes {
-    world: Arc<World>,
-    address: String,
+pub(crate) struct Eyes {
+    pub(crate) world: Arc<World>,
+    pub(crate) address: String,
     /// The event that is waited for.
-    kind: Option<&'static str>,
+    pub(crate) kind: Option<&'static str>,
     /// Where its node is told, if it has one.
-    tell: Sender<Value>,
+    pub(crate) tell: Sender<Value>,
 }
 
 impl Eyes {
@@ -125,34 +125,21 @@ impl Eyes {
         std::thread::spawn(move || {
             let mut watchers = Vec::new();
             let mut watched = BTreeSet::new();
-            let mut waiting = Vec::new();
-            // What a node did by itself (runs that make queued calls) is found in its list.
-            for run in World::runs(&self.address).unwrap_or_default() {
-                let state = run["state"].as_str().unwrap_or_default();
-                let Some(id) = run["id"].as_str() else { continue };
-                let mut known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);
-                match state {
-                    "succeeded" | "failed" | "cancelled" => {}
-                    _ => drop(known.open.insert(id.to_owned())),
-                }
-                if state == "waiting" {
-                    waiting.push(id.to_owned());
-                }
-            }
+            let waiting = self.look();
             self.watch_open(&mut watched, &mut watchers);
-            let resumes = if self.kind == Some("resumed") { 2 } else { 1 };
-            for run in waiting.iter().take(resumes) {
-                self.world.command(&self.address, run, "resume", "resumed");
+            match self.kind {
+                Some("resumed") => self.resume_any(waiting, &mut watched, &mut watchers),
+                _ => drop(waiting.first().map(|run| self.resume(run))),
             }
             let mut told = true;
             if self.kind.is_some() && self.world.wanted() == 0 {
                 told = self.world.submit(&self.address, self.kind, false);
                 self.watch_open(&mut watched, &mut watchers);
             }
-            if self.kind == Some("cancelled")
-                && let Some(run) = watched.last()
-            {
-                self.world.command(&self.address, run, "cancel", "cancelled");
+            if self.kind == Some("cancelled") {
+                let cancel =
+                    |run: &String| self.world.command(&self.address, run, "cancel", "cancelled");
+                told = watched.iter().rev().any(cancel);
             }
             while told && self.world.wanted() > 0 {
                 told = self.world.submit(&self.address, self.kind, false);
@@ -164,7 +151,56 @@ impl Eyes {
         })
     }
 
-    fn watch_open(&self, watched: &mut BTreeSet<String>, watchers: &mut Vec<JoinHandle<()>>) {
+    fn resume(&self, run: &str) -> bool {
+        self.world.command(&self.address, run, "resume", "resumed")
+    }
+
+    /// Lets a run go on that waits, or else one that the provider has refused, which it does again.
+    fn resume_any(
+        &self,
+        waiting: Vec<String>,
+        watched: &mut BTreeSet<String>,
+        watchers: &mut Vec<JoinHandle<()>>,
+    ) {
+        let path = "/api/v1/runs?state=failed&agent=broken";
+        let failed = get(&self.address, path).map(|(_, page)| page["runs"].clone());
+        let failed = failed.ok().and_then(|runs| runs.as_array().cloned()).unwrap_or_default();
+        let failed = failed.iter().filter_map(|run| run["id"].as_str().map(str::to_owned));
+        for run in waiting.into_iter().chain(failed) {
+            // Before: the stream of a run that is over has ended.
+            let is_resumed = self.resume(&run);
+            if is_resumed && watched.insert(run.clone()) {
+                let eyes = self.clone();
+                watchers.push(std::thread::spawn(move || eyes.watch(&run)));
+            }
+            if is_resumed {
+                return;
+            }
+        }
+    }
+
+    /// Finds what a node did by itself (runs that make queued calls) in its list; the runs that wait.
+    pub(crate) fn look(&self) -> Vec<String> {
+        let mut waiting = Vec::new();
+        for run in World::runs(&self.address).unwrap_or_default() {
+            let Some(id) = run["id"].as_str() else { continue };
+            let mut known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);
+            match run["state"].as_str().unwrap_or_default() {
+                "succeeded" | "failed" | "cancelled" => drop(known.open.remove(id)),
+                _ => drop(known.open.insert(id.to_owned())),
+            }
+            if run["state"] == "waiting" {
+                waiting.push(id.to_owned());
+            }
+        }
+        waiting
+    }
+
+    pub(crate) fn watch_open(
+        &self,
+        watched: &mut BTreeSet<String>,
+        watchers: &mut Vec<JoinHandle<()>>,
+    ) {
         let open = {
             let known = self.world.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.open.clone()

@@ -13,11 +13,14 @@
     reason = "these tests start and kill real programs, and end where something is not as said"
 )]
 
+mod cluster;
 mod life;
 mod load;
 mod node;
 mod oracle;
 mod place;
+#[path = "../../../store/tests/it/postgres_server.rs"]
+mod postgres_server;
 mod record;
 mod tools;
 mod wire;
@@ -27,12 +30,15 @@ use std::time::Duration;
 
 use steadfast_runtime::RunEvent;
 
+use crate::cluster::Cluster;
 use crate::life::{Moment, Toll, live};
+use crate::oracle::Evidence;
 use crate::place::Place;
+use crate::postgres_server::{Server, shared};
 use crate::world::{World, count, endings};
 
-/// Kills of one test: two of them make it 200 a store.
-const KILLS: u64 = 105;
+/// Kills of one test; there are two for each store, and together they make 200.
+const KILLS: u64 = 100;
 
 /// Kills right after an event of each kind, in one test.
 const KILLS_A_KIND: usize = 3;
@@ -88,23 +94,29 @@ fn kill_and_judge(place: Place, salt: u64) {
         live(&world, moment, &mut toll);
     }
     world.configure(false);
-    let evidence = world.judge(world.node());
-    let unknown = count(&evidence, "outcome", "outcome_unknown");
-    let repeated = evidence.executions.iter().filter(|execution| execution.repeated).count();
-    eprintln!(
-        "{toll:?}\nruns {:?}, events {}, shown {}, executions {}, repeated with their key {repeated}, \
-         outcomes unknown {unknown}, model calls {}",
-        endings(&evidence),
-        evidence.logs.values().map(Vec::len).sum::<usize>(),
-        evidence.acknowledged.shown.values().map(|log| log.len()).sum::<usize>(),
-        evidence.executions.len(),
-        evidence.asks.len(),
-    );
+    let evidence = world.judge(world.node(), 0);
+    let (unknown, repeated) = tell(&evidence, &toll);
     // Otherwise it shows nothing.
     assert!(!is_owed(&toll), "not every kind of event was killed at: {toll:?}");
     assert!(toll.at_start > 0 && toll.woken > 0 && toll.in_executions > 0, "{toll:?}");
     assert!(unknown > 0, "no kill left the outcome of a call unknown");
     assert!(repeated > 0, "no kill fell into an idempotent call");
+}
+
+/// Says what there was; how many outcomes were unknown, and how many calls were repeated with their key.
+fn tell(evidence: &Evidence, toll: &dyn std::fmt::Debug) -> (usize, usize) {
+    let unknown = count(evidence, "outcome", "outcome_unknown");
+    let repeated = evidence.executions.iter().filter(|execution| execution.repeated).count();
+    eprintln!(
+        "{toll:?}\nruns {:?}, events {}, shown {}, executions {}, repeated with their key {repeated}, \
+         outcomes unknown {unknown}, model calls {}",
+        endings(evidence),
+        evidence.logs.values().map(Vec::len).sum::<usize>(),
+        evidence.acknowledged.shown.values().map(|log| log.len()).sum::<usize>(),
+        evidence.executions.len(),
+        evidence.asks.len(),
+    );
+    (unknown, repeated)
 }
 
 #[test]
@@ -115,4 +127,48 @@ fn c10_nothing_acknowledged_is_lost_and_nothing_done_twice_on_sqlite() {
 #[test]
 fn c10_nothing_acknowledged_is_lost_and_nothing_done_twice_on_sqlite_again() {
     kill_and_judge(Place::Sqlite, 0x9e37_79b9_7f4a_7c15);
+}
+
+#[test]
+fn c10_nothing_acknowledged_is_lost_and_nothing_done_twice_on_postgres() {
+    let Some(server) = shared() else { return };
+    kill_and_judge(Place::on(server), 1);
+}
+
+#[test]
+fn c10_nothing_acknowledged_is_lost_and_nothing_done_twice_on_postgres_again() {
+    let Some(server) = shared() else { return };
+    kill_and_judge(Place::on(server), 2);
+}
+
+/// Troubles of three nodes in one test.
+const TROUBLES: u64 = 40;
+
+#[test]
+fn c11_three_nodes_lose_nothing_and_do_nothing_twice_whatever_happens_to_them() {
+    // A server of its own: it is restarted.
+    let Some(server) = Server::start() else { return };
+    let seed = number("STEADFAST_KILL_SEED").unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("STEADFAST_KILL_SEED={seed}");
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let world = World::new(Place::on(&server), seed);
+    let mut cluster = Cluster::start(&world);
+    for _ in 0..number("STEADFAST_KILLS").unwrap_or(TROUBLES) {
+        cluster.trouble(&mut dice, &server);
+    }
+    cluster.end();
+    world.configure(false);
+    let evidence = world.judge(world.node(), cluster.troubles.stops);
+    let troubles = &cluster.troubles;
+    let (unknown, repeated) = tell(&evidence, troubles);
+    assert!(troubles.stops > 0 && troubles.restarts > 0 && troubles.lost > 0, "{troubles:?}");
+    assert!(troubles.in_executions > 0 && unknown > 0 && repeated > 0, "{troubles:?}");
+    assert!(troubles.refused > 0, "no node that woke was refused: {troubles:?}");
+    // Whatever the nodes' clocks say: what is written carries the database's time.
+    assert!(troubles.hours_off > 0, "{troubles:?}");
+    let until = jiff::Timestamp::now().as_millisecond() + 60_000;
+    for event in evidence.logs.values().flatten() {
+        let at = event["at"].as_i64().expect("a time");
+        assert!((until - 1_200_000..until).contains(&at), "{event}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Everything around the nodes: the folder, the provider, the world outside, and what is known of the runs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,10 +44,19 @@ pub(crate) struct World {
     /// Kept alive; its journal is what it is asked.
     _provider: Mutex<Node>,
     provider_url: String,
+    port: u16,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A port that is free, and outside of what the system gives to connections: while a node is being
+/// started again nobody else may get it.
+pub(crate) fn free_port() -> u16 {
+    let ports = std::iter::repeat_with(|| fastrand::u16(12_000..32_000)).take(1_000);
+    let mut free = ports.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.next().expect("a free port")
 }
 
 impl World {
@@ -68,6 +78,7 @@ impl World {
             place,
             _provider: Mutex::new(provider),
             provider_url,
+            port: free_port(),
         };
         world.configure(true);
         Arc::new(world)
@@ -83,12 +94,18 @@ impl World {
         configure(self.path(), url, port, &self.place.settings(), drill);
     }
 
-    /// Starts a node.
+    /// Starts a node. One that listens where an earlier one did ends what that has left behind.
     pub(crate) fn node(&self) -> Node {
+        self.node_at(self.port, &[])
+    }
+
+    /// Starts a node at a port of its own, with more in its environment.
+    pub(crate) fn node_at(&self, port: u16, environment: &[(&str, String)]) -> Node {
         let mut command = program(self.path());
-        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+        command.envs(environment.iter().map(|(name, value)| (*name, value)));
         self.place.name(&mut command);
-        Node::start(command, "steadfast 0.1.0 on http://")
+        Node::start(command, concat!("steadfast ", env!("CARGO_PKG_VERSION"), " on http://"))
     }
 
     /// Asks a node for one more run, or once more for one that it may or may not have: `false` if there was
@@ -124,12 +141,20 @@ impl World {
         OPEN.saturating_sub(locked(&self.known).open.len())
     }
 
-    /// Asks a node to do something with a run, and notes its word if it gives it.
-    pub(crate) fn command(&self, address: &str, run: &str, command: &str, kind: &'static str) {
+    /// Asks a node to do something with a run, and notes its word if it gives it: `true` then.
+    pub(crate) fn command(
+        &self,
+        address: &str,
+        run: &str,
+        command: &str,
+        kind: &'static str,
+    ) -> bool {
         let path = format!("/api/v1/runs/{run}/{command}");
-        if let Ok((200, _)) = ask(address, "POST", &path, &json!({})) {
+        let is_confirmed = matches!(ask(address, "POST", &path, &json!({})), Ok((200, _)));
+        if is_confirmed {
             self.record.confirmed(run, kind);
         }
+        is_confirmed
     }
 
     /// All runs, newest first, as a node lists them.
@@ -175,7 +200,7 @@ impl World {
     }
 
     /// Lets everything come to rest: what waits is woken, until each run is over; then judges.
-    pub(crate) fn judge(&self, node: Node) -> Evidence {
+    pub(crate) fn judge(&self, node: Node, under_way_in_sleep: usize) -> Evidence {
         let address = node.address();
         let patience = Instant::now() + RESTS_WITHIN;
         let runs = loop {
@@ -194,7 +219,8 @@ impl World {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        let mut evidence = Evidence { acknowledged: self.record.all(), ..Evidence::default() };
+        let mut evidence =
+            Evidence { acknowledged: self.record.all(), under_way_in_sleep, ..Evidence::default() };
         for run in &runs {
             let (id, state) = (run["id"].as_str(), run["state"].as_str());
             let (id, state) = (id.expect("an id").to_owned(), state.expect("a state").to_owned());

@@ -147,5 +147,5 @@ fn the_oracle_sees_runs_that_are_left_and_answers_that_are_paid_twice() {
         let again = Ask { key: "run-model-1".to_owned(), at: 100 };
         all.asks.push(again);
     });
-    assert!(said.contains("run-model-1 was answered and asked for again"), "{said}");
+    assert!(said.contains("[\"run-model-1\"] were answered and asked for again"), "{said}");
 }
