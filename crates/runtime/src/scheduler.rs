@@ -260,7 +260,7 @@ async fn drive_one(shared: &Arc<Shared>, node: &NodeId, head: RunHead, stop: Can
     match ended {
         Ok(Ok(driven)) => debug!(%run, ?driven, "driven"),
         Ok(Err(RuntimeError::Store(StoreError::Fenced { .. } | StoreError::Conflict { .. }))) => {
-            info!(%run, head.epoch, "an append was refused: somebody else has the run now");
+            debug!(%run, "somebody else has the run now");
         }
         Ok(Err(RuntimeError::Store(error @ StoreError::Unavailable { .. }))) => {
             give_back(shared, &head, &stop, error).await;

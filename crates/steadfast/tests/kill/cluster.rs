@@ -142,7 +142,7 @@ impl Cluster {
         member.watched.clear();
         assert!(!said.contains("panicked"), "{said}");
         let count = |words: &str| said.lines().filter(|line| line.contains(words)).count();
-        self.troubles.refused += count("somebody else has the run now");
+        self.troubles.refused += count("an append was refused: the run has changed hands");
         self.troubles.lost += count("lease lost");
         let is_off = !member.environment.is_empty();
         let now = jiff::Timestamp::now();
@@ -153,21 +153,13 @@ impl Cluster {
     }
 
     /// Does one thing to the nodes or to the database, and lets those that are left work.
-    pub(crate) fn trouble(&mut self, dice: &mut fastrand::Rng, server: &Server) {
+    pub(crate) fn trouble(&mut self, nth: u64, dice: &mut fastrand::Rng, server: &Server) {
         let index = dice.usize(0..self.members.len());
         let other = (index + 1) % self.members.len();
         let short = |dice: &mut fastrand::Rng| Duration::from_millis(dice.u64(20..700));
-        match dice.u32(0..20) {
-            0..12 => {
-                self.kill(index);
-                // Its runs are taken over, or it is back first.
-                if dice.bool() {
-                    self.occupy(other);
-                    std::thread::sleep(LEASE + short(dice));
-                }
-            }
-            12..18 => self.put_to_sleep(index, LEASE * 3 / 2 + short(dice), other),
-            _ => {
+        match nth % 10 {
+            1 | 4 | 7 => self.put_to_sleep(index, LEASE * 3 / 2 + short(dice), other),
+            5 => {
                 // In the middle of a recovery: what a dead node held is just being taken over.
                 self.kill(index);
                 std::thread::sleep(LEASE + Duration::from_millis(dice.u64(0..300)));
@@ -175,6 +167,14 @@ impl Cluster {
                 std::thread::sleep(short(dice));
                 server.resume();
                 self.troubles.restarts += 1;
+            }
+            _ => {
+                self.kill(index);
+                // Its runs are taken over, or it is back first.
+                if dice.bool() {
+                    self.occupy(other);
+                    std::thread::sleep(LEASE + short(dice));
+                }
             }
         }
         if self.members[index].node.is_none() {

@@ -142,7 +142,7 @@ fn c10_nothing_acknowledged_is_lost_and_nothing_done_twice_on_postgres_again() {
 }
 
 /// Troubles of three nodes in one test.
-const TROUBLES: u64 = 40;
+const TROUBLES: u64 = 30;
 
 #[test]
 fn c11_three_nodes_lose_nothing_and_do_nothing_twice_whatever_happens_to_them() {
@@ -153,8 +153,8 @@ fn c11_three_nodes_lose_nothing_and_do_nothing_twice_whatever_happens_to_them() 
     let mut dice = fastrand::Rng::with_seed(seed);
     let world = World::new(Place::on(&server), seed);
     let mut cluster = Cluster::start(&world);
-    for _ in 0..number("STEADFAST_KILLS").unwrap_or(TROUBLES) {
-        cluster.trouble(&mut dice, &server);
+    for nth in 0..number("STEADFAST_KILLS").unwrap_or(TROUBLES) {
+        cluster.trouble(nth, &mut dice, &server);
     }
     cluster.end();
     world.configure(false);
