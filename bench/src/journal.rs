@@ -5,12 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use steadfast_store::{
-    Append, Created, Disposition, Fence, HeadUpdate, NewEvent, NewRun, NodeId, PostgresOptions,
-    PostgresStore, RunId, SqliteOptions, SqliteStore, Store,
+    Append, Caps, Created, Disposition, Fence, HeadUpdate, NewEvent, NewRun, NodeId,
+    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
+
+use crate::machine::{now, written};
 
 /// How long each case runs.
 const CASE: Duration = Duration::from_secs(3);
@@ -59,17 +61,6 @@ fn print(what: &str, mut times: Vec<Duration>, before: Option<u64>) {
     println!("| {what} | {per_s:.0} | {:.3} | {:.3} | {each} |", at(50), at(99));
 }
 
-/// Bytes that this process has sent to the disk, where the system counts them (Linux: `proc_pid_io(5)`).
-fn written() -> Option<u64> {
-    let counters = std::fs::read_to_string("/proc/self/io").ok()?;
-    counters.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 fn fdatasync(path: &Path) -> anyhow::Result<Vec<Duration>> {
     let mut file: File = OpenOptions::new().create(true).append(true).open(path)?;
     let (end, mut times) = (now() + CASE, Vec::new());
@@ -106,24 +97,21 @@ async fn appends(store: Arc<dyn Store>, runs: usize) -> anyhow::Result<Vec<Durat
     store.renew(&node, Duration::from_secs(60)).await?;
     for _ in 0..runs {
         let created = store
-            .create(NewRun {
-                id: RunId::generate(),
-                tenant: "bench".to_owned(),
-                agent: "bench".to_owned(),
-                priority: 0,
-                key: None,
-                events: vec![event()],
-                blobs: Vec::new(),
-                head: HeadUpdate {
+            .create(NewRun::new(
+                "bench".to_owned(),
+                "bench".to_owned(),
+                vec![event()],
+                HeadUpdate {
                     state: "queued".to_owned(),
                     disposition: Disposition::Ready,
+                    problem: None,
                     summary: bytes::Bytes::new(),
                 },
-            })
+            ))
             .await?;
         anyhow::ensure!(matches!(created, Created::New(_)), "a fresh id is new");
     }
-    let claimed = store.claim(&node, runs).await?;
+    let claimed = store.claim(&node, runs, &Caps::default()).await?;
     let end = now() + CASE;
     let mut tasks = tokio::task::JoinSet::new();
     for head in claimed {
@@ -132,16 +120,8 @@ async fn appends(store: Arc<dyn Store>, runs: usize) -> anyhow::Result<Vec<Durat
             let (mut seq, mut times) = (head.head_seq, Vec::new());
             while now() < end {
                 let began = now();
-                let append = Append {
-                    run: head.id,
-                    fence: Fence::Holding { epoch: head.epoch },
-                    expected_seq: seq,
-                    events: vec![event()],
-                    blobs: Vec::new(),
-                    checkpoint: None,
-                    head: None,
-                    keys: Vec::new(),
-                };
+                let fence = Fence::Holding { epoch: head.epoch };
+                let append = Append { events: vec![event()], ..Append::new(head.id, fence, seq) };
                 seq = store.append(append).await?.head_seq;
                 times.push(began.elapsed());
             }

@@ -1,7 +1,7 @@
 //! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal | steps]`; without a name, all. The journal takes
-//! a server's URL behind its name: `journal postgres://USER@HOST:PORT/DATABASE`.
+//! `cargo run --release -p steadfast-bench [guard | journal | steps | search | endurance]`; without a name, all. Journal
+//! and steps take a server's URL behind their names: `journal postgres://USER@HOST:PORT/DATABASE`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -9,14 +9,17 @@ use std::alloc::System;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod endurance;
 mod guard;
 mod journal;
+mod machine;
+mod search;
 mod steps;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const NAMES: [&str; 3] = ["guard", "journal", "steps"];
+const NAMES: [&str; 5] = ["guard", "journal", "steps", "search", "endurance"];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -32,7 +35,13 @@ fn main() -> anyhow::Result<()> {
         runtime.block_on(journal::run(std::env::args().nth(2).as_deref()))?;
     }
     if is_wanted("steps") {
-        runtime.block_on(steps::run())?;
+        runtime.block_on(steps::run(std::env::args().nth(2).as_deref()))?;
+    }
+    if is_wanted("endurance") {
+        runtime.block_on(endurance::run())?;
+    }
+    if is_wanted("search") {
+        runtime.block_on(search::run())?;
     }
     Ok(())
 }

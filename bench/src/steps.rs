@@ -6,7 +6,6 @@
 //! arrival of the next one.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,11 @@ use steadfast_providers::model::{
 };
 use steadfast_providers::tool::{Tool, ToolError, ToolInvocation, ToolOutput, ToolSpec};
 use steadfast_runtime::{AgentSpec, Catalog, Runtime, RuntimeOptions, SubmitRun};
-use steadfast_store::{SqliteOptions, SqliteStore, Store};
+use steadfast_store::{
+    PostgresOptions, PostgresStore, RunFilter, SqliteOptions, SqliteStore, Store,
+};
+
+use crate::machine::{now, written};
 
 /// Model answers of one run before its closing one; each is followed by a tool's result.
 const ANSWERS: usize = 20;
@@ -99,23 +102,37 @@ impl Tool for Noop {
 }
 
 /// Prints the table.
-pub(crate) async fn run() -> anyhow::Result<()> {
+pub(crate) async fn run(postgres: Option<&str>) -> anyhow::Result<()> {
     let folder = tempfile::tempdir_in(".")?;
-    println!("\n| durable steps through the runtime | per s | p50 ms | p99 ms |");
-    println!("|---|---:|---:|---:|");
-    for runs in [1, 16, 128] {
-        case(&folder.path().join(format!("runs-{runs}.db")), runs).await?;
+    println!(
+        "\n| durable steps through the runtime | per s | p50 ms | p99 ms | bytes written each |"
+    );
+    println!("|---|---:|---:|---:|---:|");
+    for (runs, queries) in [(1, false), (16, false), (128, false), (128, true)] {
+        let path = folder.path().join(format!("runs-{runs}-{queries}.db"));
+        let store = SqliteStore::open(&path, SqliteOptions::default())?;
+        case("SQLite", Arc::new(store), runs, queries).await?;
+    }
+    let Some(url) = postgres else { return Ok(()) };
+    for runs in [1, 128] {
+        let schema = format!("bench_steps_{}_{runs}", std::process::id());
+        let options = PostgresOptions { schema, ..PostgresOptions::default() };
+        let store = PostgresStore::connect(url, options).await?;
+        case("PostgreSQL", Arc::new(store), runs, false).await?;
     }
     Ok(())
 }
 
-async fn case(path: &Path, runs: usize) -> anyhow::Result<()> {
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path, SqliteOptions::default())?);
+async fn case(on: &str, store: Arc<dyn Store>, runs: usize, queries: bool) -> anyhow::Result<()> {
     let arrivals = Arc::new(Arrivals::default());
     let options = RuntimeOptions { concurrency: runs, ..RuntimeOptions::default() };
     let runtime = Runtime::start(store, catalog(&arrivals, runs)?, options).await?;
-    let (began, end) = (now(), now() + CASE);
+    let (began, end, before) = (now(), now() + CASE, written());
     let mut clients = tokio::task::JoinSet::new();
+    if queries {
+        let runtime = runtime.clone();
+        clients.spawn(async move { look(&runtime, end).await });
+    }
     for _ in 0..runs {
         let runtime = runtime.clone();
         clients.spawn(async move {
@@ -136,7 +153,25 @@ async fn case(path: &Path, runs: usize) -> anyhow::Result<()> {
     steps.sort_unstable();
     let at = |share: usize| steps[(steps.len() - 1) * share / 100].as_secs_f64() * 1e3;
     let per_s = steps.len() as f64 / elapsed;
-    println!("| {runs} run(s) at once | {per_s:.0} | {:.3} | {:.3} |", at(50), at(99));
+    let each = match (before, written()) {
+        (Some(before), Some(after)) => ((after - before) / steps.len() as u64).to_string(),
+        (_, _) => "-".to_owned(),
+    };
+    let also = if queries { ", console pages asked for without a pause" } else { "" };
+    println!(
+        "| {on}, {runs} run(s) at once{also} | {per_s:.0} | {:.3} | {:.3} | {each} |",
+        at(50),
+        at(99)
+    );
+    Ok(())
+}
+
+/// Asks for what the console's list shows, again and again.
+async fn look(runtime: &Runtime, end: Instant) -> anyhow::Result<()> {
+    while now() < end {
+        runtime.list(RunFilter { limit: 100, ..RunFilter::default() }).await?;
+        runtime.count_by_state(1000).await?;
+    }
     Ok(())
 }
 
@@ -162,9 +197,4 @@ fn catalog(arrivals: &Arc<Arrivals>, runs: usize) -> anyhow::Result<Catalog> {
         .agent("agent", agent)
         .build()?;
     Ok(catalog)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
-fn now() -> Instant {
-    Instant::now()
 }

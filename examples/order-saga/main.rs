@@ -58,12 +58,12 @@ async fn order(shop: Shop, run: RunContext) -> Result<String, StepError> {
     };
     run.step("reserve").idempotent().call(|_| reserve()).await?;
     let back = goods.clone();
-    run.undo_by("reserve", move |_| {
+    run.compensate("reserve").by(move |_| {
         println!("  undo reserve: {back} given back");
         async { Ok::<_, Closed>(()) }
     });
     // Said before the step: a charge that did not answer in time may have taken place.
-    run.undo_by("charge", |_| {
+    run.compensate("charge").by(|_| {
         println!("  undo charge: refunded, if anything was charged under this key");
         async { Ok::<_, Closed>(()) }
     });

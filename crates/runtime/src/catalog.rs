@@ -13,7 +13,7 @@ use steadfast_providers::model::{Model, ToolDefinition};
 use steadfast_providers::tool::Tool;
 
 use crate::agent::AgentSpec;
-use crate::code::{Code, RunContext, StepError};
+use crate::code::{Code, CodePolicy, RunContext, StepError};
 use crate::error::RuntimeError;
 use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
@@ -24,6 +24,7 @@ use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
 pub struct Catalog {
     agents: BTreeMap<String, Arc<AgentSpec>>,
     code: BTreeMap<String, Code>,
+    code_policies: BTreeMap<String, CodePolicy>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, ToolEntry>,
     guards: BTreeMap<String, Guarded>,
@@ -66,6 +67,7 @@ pub(crate) struct ToolEntry {
 pub struct CatalogBuilder {
     agents: BTreeMap<String, AgentSpec>,
     code: BTreeMap<String, Code>,
+    code_policies: BTreeMap<String, CodePolicy>,
     dependencies: Vec<String>,
     models: Vec<(String, Arc<dyn Model>, bool)>,
     tools: Vec<Arc<dyn Tool>>,
@@ -94,6 +96,13 @@ impl CatalogBuilder {
         T: Serialize,
     {
         self.code.insert(name.into(), crate::code::code(function));
+        self
+    }
+
+    /// Says what holds for all runs of some code.
+    #[must_use]
+    pub fn code_policy(mut self, name: impl Into<String>, policy: CodePolicy) -> Self {
+        self.code_policies.insert(name.into(), policy);
         self
     }
 
@@ -172,6 +181,7 @@ impl CatalogBuilder {
         let mut catalog = Catalog {
             agents: BTreeMap::new(),
             code: std::mem::take(&mut self.code),
+            code_policies: std::mem::take(&mut self.code_policies),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
             guards: BTreeMap::new(),
@@ -184,6 +194,12 @@ impl CatalogBuilder {
             catalog.add_guard(name, Policy::default(), Cooldown::new(), &self.policies)?;
         }
         self.check_rules(&catalog)?;
+        let unknown = catalog.code_policies.keys().find(|name| !catalog.code.contains_key(*name));
+        if let Some(name) = unknown {
+            return Err(misconfigured(format!(
+                "a policy is for code `{name}`, which is not there"
+            )));
+        }
         for (name, spec) in self.agents {
             if catalog.code.contains_key(&name) {
                 let problem = format!("an agent and a run's code are both called `{name}`");
@@ -453,6 +469,10 @@ impl Catalog {
 
     pub(crate) fn code(&self, name: &str) -> Option<&Code> {
         self.code.get(name)
+    }
+
+    pub(crate) fn code_policy(&self, name: &str) -> CodePolicy {
+        self.code_policies.get(name).copied().unwrap_or_default()
     }
 
     pub(crate) fn agent(&self, name: &str) -> Option<Arc<AgentSpec>> {

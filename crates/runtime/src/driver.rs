@@ -24,11 +24,13 @@ use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
 use crate::operations::{Entry, EntryError, Operation, Operations};
+use crate::problems::step_limit;
 use crate::run::{CallState, OpenCall, Run};
+use crate::shared::Mailbell;
 
 /// How a drive ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Driven {
+pub(crate) enum Outcome {
     /// The run is over or put aside; its state says which.
     Settled,
     /// The node drains: the run stays held until the node gives it back.
@@ -42,6 +44,8 @@ pub(crate) struct Driver {
     pub(crate) operations: Arc<Operations>,
     /// Cancelled when the node drains: the driver stops between steps.
     pub(crate) drain: CancellationToken,
+    /// Rung when letters may wait for the run.
+    pub(crate) mail: Arc<Mailbell>,
     pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
@@ -51,7 +55,7 @@ impl Driver {
     ///
     /// # Errors
     /// The store refused or failed; the run is no longer this node's to execute.
-    pub(crate) async fn drive(mut self) -> Result<Driven, RuntimeError> {
+    pub(crate) async fn drive(mut self) -> Result<Outcome, RuntimeError> {
         let agent_name = self.journal.run().agent.clone();
         let Some(agent) = self.catalog.agent(&agent_name) else {
             let known = self.catalog.agent_names().join(", ");
@@ -61,16 +65,23 @@ impl Driver {
             );
             let event = failure(ErrorClass::NotFound, message);
             self.journal.append(vec![event]).await?;
-            return Ok(Driven::Settled);
+            return Ok(Outcome::Settled);
         };
         loop {
             if self.drain.is_cancelled() {
-                return Ok(Driven::Drained);
+                return Ok(Outcome::Drained);
+            }
+            if self.mail.take() && self.journal.take_letters(true).await? {
+                return Ok(Outcome::Settled);
             }
             let catalog = Arc::clone(&self.catalog);
             let effect_of = |tool: &str| catalog.effect(&agent, tool);
-            match decide(self.journal.run(), &agent, (self.now)(), &effect_of) {
-                Decision::Nothing => return Ok(Driven::Settled),
+            let decision = decide(self.journal.run(), &agent, (self.now)(), &effect_of);
+            if let Some(limit) = step_limit(&catalog, &agent, &decision) {
+                self.journal.pulse().begins(limit);
+            }
+            match decision {
+                Decision::Nothing => return Ok(Outcome::Settled),
                 Decision::AskModel { within } => self.ask_model(&agent, within).await?,
                 Decision::ReadTools { calls, within } => {
                     self.read_tools(&agent, &calls, within).await?;

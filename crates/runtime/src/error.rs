@@ -17,6 +17,14 @@ pub enum RuntimeError {
         /// The agents there are.
         known: Vec<String>,
     },
+    /// There is no such schedule.
+    #[error("there is no schedule `{name}`{}", known_schedules(.known))]
+    UnknownSchedule {
+        /// The name asked for.
+        name: String,
+        /// The schedules there are.
+        known: Vec<String>,
+    },
     /// There is no such run.
     #[error("there is no run {run}")]
     UnknownRun {
@@ -33,6 +41,16 @@ pub enum RuntimeError {
         /// The run's state.
         status: Status,
     },
+    /// The run is an agent's, and agents hear no signals.
+    #[error(
+        "run {run} hears no signals: it is executed by agent `{agent}`, and only code waits for signals"
+    )]
+    NotListening {
+        /// The run.
+        run: RunId,
+        /// What executes it.
+        agent: String,
+    },
     /// The run kept changing while the command was tried.
     #[error(
         "could not {command} run {run}: it changed under every one of {attempts} attempts; try again"
@@ -45,10 +63,10 @@ pub enum RuntimeError {
         /// How often it was tried.
         attempts: u32,
     },
-    /// The key was used for a run with another agent or input.
+    /// The key was used for a run with another agent, input, session or tags.
     #[error(
-        "this key was used before, for run {run} with another agent or input: use another key, or \
-         submit what was submitted then"
+        "this key was used before, for run {run} with another agent, input, session or tags: \
+         use another key, or submit what was submitted then"
     )]
     KeyConflict {
         /// The run.
@@ -71,6 +89,24 @@ pub enum RuntimeError {
     /// The runtime is draining and accepts nothing new.
     #[error("this node is shutting down: submit to another one, or again when it is back")]
     ShuttingDown,
+    /// What a step gave is larger than the store keeps.
+    #[error(
+        "{what} (event {seq} of run {run}) is {size_bytes} bytes and the limit is {limit_bytes}: \
+         nothing of it was kept; let it give less, such as the name of a file that holds it, and \
+         resume the run"
+    )]
+    TooLarge {
+        /// The run.
+        run: RunId,
+        /// Where in its log it would have stood.
+        seq: u64,
+        /// What is too large, with the name of the step or tool.
+        what: String,
+        /// Its size.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// The run's log cannot be folded.
     #[error("the log of a run is damaged")]
     Fold(#[from] FoldError),
@@ -91,6 +127,14 @@ fn known_names(known: &[String]) -> String {
     }
 }
 
+fn known_schedules(known: &[String]) -> String {
+    if known.is_empty() {
+        ": none is configured; add a `[schedules.NAME]` section".to_owned()
+    } else {
+        format!("; there are: {}", known.join(", "))
+    }
+}
+
 impl From<StoreError> for RuntimeError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -106,14 +150,18 @@ impl RuntimeError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::UnknownAgent { .. } => "unknown_agent",
+            Self::UnknownSchedule { .. } => "unknown_schedule",
             Self::UnknownRun { .. } => "unknown_run",
             Self::WrongState { .. } => "wrong_state",
+            Self::NotListening { .. } => "not_listening",
             Self::Contended { .. } => "contended",
             Self::KeyConflict { .. } => "key_conflict",
             Self::Misconfigured { .. } => "misconfigured",
             Self::InvalidInput { .. } => "invalid_input",
             Self::ShuttingDown => "shutting_down",
+            Self::TooLarge { .. } => "too_large",
             Self::Fold(_) => "damaged_log",
+            Self::Store(StoreError::Unavailable { .. }) => "store_unavailable",
             Self::Store(_) => "store_failed",
         }
     }

@@ -12,6 +12,7 @@ use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
 use crate::code::StepFailure;
+use crate::run::Ending;
 
 /// The version of the stored form that this code writes.
 pub const EVENT_VERSION: u16 = 1;
@@ -29,6 +30,15 @@ pub enum RunEvent {
         /// The run makes this one call, and nothing else.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         call: Option<QueuedCall>,
+        /// The run that started this one; it is told how this one ends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<RunId>,
+        /// The conversation or the like that it belongs to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+        /// Words that people find it by, sorted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<String>,
     },
     /// A node took the run and begins, or goes on, executing it. Calls that were under way when the
     /// run was last left are interrupted from here on.
@@ -37,6 +47,10 @@ pub enum RunEvent {
         node: String,
         /// The epoch of its claim.
         epoch: u64,
+        /// Checkpoints that could not be read: the run was folded from the one before, or from its
+        /// beginning (SCOPE C4).
+        #[serde(default, skip_serializing_if = "is_zero")]
+        damaged_checkpoints: u32,
     },
     /// The model answered. Only what the answer added is recorded, never what was sent.
     ModelAnswered {
@@ -135,10 +149,59 @@ pub enum RunEvent {
         /// What happened, for people.
         detail: String,
     },
-    /// Somebody asked for a run that had failed or waited to go on.
+    /// Something was said to the run from outside.
+    Signalled {
+        /// What it is called.
+        name: String,
+        /// What was said.
+        payload: Value,
+        /// Who said it.
+        by: String,
+    },
+    /// The code has heard the oldest thing said under a name that it had not heard, or waits for it no
+    /// longer.
+    Heard {
+        /// The wait, remembered as a step.
+        step: String,
+        /// What is called so.
+        signal: String,
+        /// Nothing had been said by the time.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        timed_out: bool,
+    },
+    /// A run that this one had started is over.
+    ChildEnded {
+        /// The child.
+        child: RunId,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// Somebody put the run aside until it is resumed.
+    Paused {
+        /// Who.
+        by: String,
+        /// Why, if they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Somebody asked for a run that had failed, waited or was paused to go on.
     Resumed {
         /// Who.
         by: String,
+    },
+    /// The code has come to its end, and never to these steps, which an earlier execution did: it has been
+    /// changed.
+    StepsUnmet {
+        /// Their names.
+        steps: Vec<String>,
+    },
+    /// Somebody wants the run to end; what it has begun is ended and undone first.
+    Cancelling {
+        /// Who.
+        by: String,
+        /// Why, if they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// Somebody ended the run.
     Cancelled {
@@ -162,9 +225,14 @@ pub enum RunEvent {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 19] = [
         "submitted",
         "claimed",
         "model_answered",
@@ -174,7 +242,13 @@ impl RunEvent {
         "step_finished",
         "progressed",
         "parked",
+        "signalled",
+        "heard",
+        "child_ended",
+        "paused",
         "resumed",
+        "steps_unmet",
+        "cancelling",
         "cancelled",
         "succeeded",
         "failed",
@@ -193,7 +267,13 @@ impl RunEvent {
             Self::StepFinished { .. } => "step_finished",
             Self::Progressed { .. } => "progressed",
             Self::Parked { .. } => "parked",
+            Self::Signalled { .. } => "signalled",
+            Self::Heard { .. } => "heard",
+            Self::ChildEnded { .. } => "child_ended",
+            Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
+            Self::StepsUnmet { .. } => "steps_unmet",
+            Self::Cancelling { .. } => "cancelling",
             Self::Cancelled { .. } => "cancelled",
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
@@ -254,6 +334,10 @@ pub enum WaitReason {
     Cooldown,
     /// A time.
     Timer,
+    /// Something that is to be said to it.
+    Signal,
+    /// The end of a run that it has started.
+    Child,
 }
 
 /// Why a run stopped without reaching its end.

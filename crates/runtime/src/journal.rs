@@ -6,14 +6,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
-    Append, Appended, Disposition, Fence, HeadUpdate, KeySettlement, RunHead, RunId, Store,
-    StoreError, Timestamp,
+    Append, Appended, Blob, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, NewEvent,
+    RunHead, RunId, Store, StoreError, Timestamp,
 };
 use tracing::warn;
 
 use crate::checkpoint::{CheckpointPolicy, LastCheckpoint};
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
+use crate::letters;
+use crate::problems::{Note, Pulse, RunCheck};
 use crate::run::{Ending, Run};
 use crate::state::Status;
 use crate::stored;
@@ -21,6 +23,20 @@ use crate::watch::Notices;
 
 /// Events read from the store at once while folding.
 const READ_PAGE: usize = 512;
+
+/// Letters taken up at once.
+const LETTERS_TAKEN: usize = 256;
+
+/// What goes along with events in one transaction.
+#[derive(Default)]
+pub(crate) struct Along {
+    /// Operations that they complete.
+    pub(crate) keys: Vec<KeySettlement>,
+    /// Letters that they take up.
+    pub(crate) taken: Vec<i64>,
+    /// Facts that become true with them.
+    pub(crate) facts: Vec<FactWrite>,
+}
 
 /// How often an append is tried of which nobody knows whether it has happened.
 const APPENDS_TRIED: u32 = 3;
@@ -31,10 +47,13 @@ pub(crate) struct RunJournal {
     notices: Notices,
     policy: CheckpointPolicy,
     last_checkpoint: LastCheckpoint,
+    damaged_checkpoints: u32,
     epoch: u64,
     tenant: String,
+    session: Option<String>,
     priority: i32,
     run: Run,
+    check: RunCheck,
 }
 
 impl RunJournal {
@@ -48,10 +67,35 @@ impl RunJournal {
         notices: Notices,
         policy: CheckpointPolicy,
         head: &RunHead,
+        check: RunCheck,
     ) -> Result<Self, RuntimeError> {
-        let (run, last_checkpoint) = fold(store.as_ref(), head.id).await?;
+        let folded = fold(store.as_ref(), head.id).await?;
+        let Folded { run, last_checkpoint, damaged_checkpoints } = folded;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
-        Ok(Self { store, notices, policy, last_checkpoint, epoch, tenant, priority, run })
+        let session = head.session.clone();
+        Ok(Self {
+            store,
+            notices,
+            policy,
+            last_checkpoint,
+            damaged_checkpoints,
+            epoch,
+            tenant,
+            session,
+            priority,
+            run,
+            check,
+        })
+    }
+
+    /// When something must have happened, for those who look from outside.
+    pub(crate) const fn pulse(&self) -> &Arc<Pulse> {
+        self.check.pulse()
+    }
+
+    /// Checkpoints that could not be read when the log was folded.
+    pub(crate) const fn damaged_checkpoints(&self) -> u32 {
+        self.damaged_checkpoints
     }
 
     /// The store that the log is in.
@@ -69,6 +113,11 @@ impl RunJournal {
         &self.tenant
     }
 
+    /// The conversation or the like that it belongs to.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
     /// Higher goes first; 0 is normal.
     pub(crate) const fn priority(&self) -> i32 {
         self.priority
@@ -82,29 +131,92 @@ impl RunJournal {
         self.append_settling(events, Vec::new()).await
     }
 
-    /// Folds events in and appends them, and settles the operations that they complete, together. Once it has returned `Ok`, they are on disk. After an error
-    /// the journal no longer matches the log and must be dropped; the next claim folds anew.
+    /// [`RunJournal::append_with`], and settles the operations that the events complete.
     ///
     /// # Errors
-    /// The store refused: the run was taken over, or has grown by somebody else's hand. Or an event is
-    /// not possible now, and nothing was written.
+    /// The same.
     pub(crate) async fn append_settling(
         &mut self,
         events: Vec<RunEvent>,
         keys: Vec<KeySettlement>,
     ) -> Result<(), RuntimeError> {
+        self.append_with(events, Along { keys, ..Along::default() }).await
+    }
+
+    /// Takes up the letters that wait for the run: what they say is appended and they are gone, in one
+    /// transaction. Whether somebody wants it paused; only with `pausing` is that taken up, too, and the
+    /// run is paused.
+    ///
+    /// # Errors
+    /// As [`RunJournal::append_with`].
+    pub(crate) async fn take_letters(&mut self, pausing: bool) -> Result<bool, RuntimeError> {
+        loop {
+            let letters = self.store.letters(self.run.id, LETTERS_TAKEN).await?;
+            let full = letters.len() == LETTERS_TAKEN;
+            let read = letters::read(self.store.as_ref(), letters).await?;
+            let asked = read.pause.is_some();
+            let (mut events, mut taken) = (read.events, read.taken);
+            if let Some((event, numbers)) = read.pause.filter(|_| pausing) {
+                events.push(event);
+                taken.extend(numbers);
+            }
+            let progresses = !taken.is_empty();
+            if progresses {
+                self.append_with(events, Along { taken, ..Along::default() }).await?;
+            }
+            if asked || !full || !progresses {
+                return Ok(asked);
+            }
+        }
+    }
+
+    /// Takes a checkpoint of the run as it is, unless the last one is that.
+    ///
+    /// # Errors
+    /// As [`RunJournal::append_with`].
+    pub(crate) async fn checkpoint(&mut self) -> Result<(), RuntimeError> {
+        let seq = self.run.seq;
+        if self.last_checkpoint.seq == seq {
+            return Ok(());
+        }
+        let snapshot = stored::pack(&self.run).map_err(unwritable)?;
+        let append = Append {
+            blobs: snapshot.blobs,
+            checkpoint: Some(snapshot.body),
+            ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, seq)
+        };
+        let at = self.store.append(append).await?.at;
+        self.last_checkpoint = LastCheckpoint { seq, at };
+        Ok(())
+    }
+
+    /// Folds events in and appends them, with what goes along in the same transaction. Once it has
+    /// returned `Ok`, they are on disk. After an error the journal no longer matches the log and must be
+    /// dropped; the next claim folds anew.
+    ///
+    /// # Errors
+    /// The store refused: the run was taken over, or has grown by somebody else's hand. Or an event is
+    /// not possible now, and nothing was written.
+    pub(crate) async fn append_with(
+        &mut self,
+        events: Vec<RunEvent>,
+        along: Along,
+    ) -> Result<(), RuntimeError> {
+        let Along { keys, taken, facts } = along;
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
-        let face_changes = events.iter().any(changes_face);
+        let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
+        let mut largest = Largest::default();
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
-        for event in events {
-            let (stored, more) = stored::pack_event(&event).map_err(unwritable)?;
+        for (seq, event) in (expected_seq + 1..).zip(&events) {
+            let (stored, more) = stored::pack_event(event).map_err(unwritable)?;
+            largest.meet(seq, event, &stored, &more);
             packed.push(stored);
             blobs.extend(more);
-            self.run.apply(self.run.seq + 1, provisional, event)?;
         }
+        self.run.apply_ahead(provisional, events)?;
         let due = self.policy.due(self.last_checkpoint, self.run.seq, provisional, step_ended);
         let mut checkpoint = None;
         if due {
@@ -112,25 +224,68 @@ impl RunJournal {
             blobs.extend(snapshot.blobs);
             checkpoint = Some(snapshot.body);
         }
-        let head = if face_changes { Some(face(&self.run)?) } else { None };
+        let found = self.check.look(&self.run, provisional);
+        face_changes |= self.check.is_news(found.as_ref());
+        let head = if face_changes { Some(face_with(&self.run, found.as_ref())?) } else { None };
         let appended = self
             .append_surely(Append {
-                run: self.run.id,
-                fence: Fence::Holding { epoch: self.epoch },
-                expected_seq,
                 events: packed,
                 blobs,
                 checkpoint,
                 head,
                 keys,
+                taken,
+                facts,
+                mail: letters::farewell_of(&self.run).into_iter().collect(),
+                ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
-            .await?;
+            .await
+            .map_err(|error| largest.named(error))?;
         if due {
             self.last_checkpoint = LastCheckpoint { seq: appended.head_seq, at: appended.at };
         }
-        self.run.updated_at = appended.at;
+        self.run.settle(appended.at);
+        self.check.appended(face_changes.then_some(found));
         self.notices.publish(self.run.id, appended.head_seq);
         Ok(())
+    }
+}
+
+/// The largest of the events that are appended together, for the message if it is too large.
+#[derive(Default)]
+struct Largest {
+    seq: u64,
+    what: String,
+    size_bytes: usize,
+}
+
+impl Largest {
+    fn meet(&mut self, seq: u64, event: &RunEvent, stored: &NewEvent, blobs: &[Blob]) {
+        let blobs = blobs.iter().map(|blob| blob.bytes.len()).max().unwrap_or(0);
+        let size_bytes = stored.body.len().max(blobs);
+        if size_bytes >= self.size_bytes {
+            let what = match event {
+                RunEvent::ToolFinished { tool, .. } => format!("the result of tool `{tool}`"),
+                RunEvent::StepFinished { step, .. } => format!("the result of step `{step}`"),
+                RunEvent::ModelAnswered { model, .. } => format!("the answer of model `{model}`"),
+                other => format!("`{}`", other.kind()),
+            };
+            *self = Self { seq, what, size_bytes };
+        }
+    }
+
+    /// The store's refusal, with the name of the step.
+    fn named(self, error: StoreError) -> RuntimeError {
+        match error {
+            StoreError::TooLarge { run, what, size_bytes, limit_bytes } => {
+                let what = match what {
+                    "checkpoint" | "summary" => format!("the {what} of the run"),
+                    _ => self.what,
+                };
+                RuntimeError::TooLarge { run, seq: self.seq, what, size_bytes, limit_bytes }
+            }
+            error => error.into(),
+        }
     }
 }
 
@@ -160,33 +315,22 @@ impl RunJournal {
     }
 }
 
+/// A run as its log says.
+pub(crate) struct Folded {
+    pub(crate) run: Run,
+    pub(crate) last_checkpoint: LastCheckpoint,
+    /// Checkpoints that could not be read.
+    pub(crate) damaged_checkpoints: u32,
+}
+
 /// Folds a run's log, beginning with the newest checkpoint that can be read. A damaged checkpoint is
-/// passed over for the one before it, and said so in the log (SCOPE C4).
+/// passed over for the one before it, and for the log itself in the end; it is counted, and said so in the
+/// node's log (SCOPE C4).
 ///
 /// # Errors
 /// The store failed, there is no such run, or its log is damaged.
-pub(crate) async fn fold(
-    store: &dyn Store,
-    id: RunId,
-) -> Result<(Run, LastCheckpoint), RuntimeError> {
-    let mut start = None;
-    for checkpoint in store.checkpoints(id).await? {
-        match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
-            Ok(run) if run.seq == checkpoint.seq && run.id == id => {
-                start = Some((run, LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at }));
-                break;
-            }
-            Ok(_) => {
-                warn!(run = %id, seq = checkpoint.seq, "checkpoint is misplaced; trying the one before");
-            }
-            Err(StoreError::Unavailable { place, problem }) => {
-                return Err(StoreError::Unavailable { place, problem }.into());
-            }
-            Err(error) => {
-                warn!(run = %id, seq = checkpoint.seq, %error, "checkpoint is damaged; trying the one before");
-            }
-        }
-    }
+pub(crate) async fn fold(store: &dyn Store, id: RunId) -> Result<Folded, RuntimeError> {
+    let (start, damaged_checkpoints) = newest_checkpoint(store, id).await?;
     let (mut run, last) = match start {
         Some((run, last)) => (Some(run), last),
         None => (None, LastCheckpoint { seq: 0, at: Timestamp::default() }),
@@ -208,8 +352,44 @@ pub(crate) async fn fold(
     }
     let run = run.ok_or(RuntimeError::UnknownRun { run: id })?;
     // Without a checkpoint the 300 s count from the submission.
-    let last = if last.seq == 0 { LastCheckpoint { seq: 0, at: run.submitted_at } } else { last };
-    Ok((run, last))
+    let last_checkpoint =
+        if last.seq == 0 { LastCheckpoint { seq: 0, at: run.submitted_at } } else { last };
+    Ok(Folded { run, last_checkpoint, damaged_checkpoints })
+}
+
+/// The newest checkpoint that can be read, if there is one, and how many newer ones could not.
+async fn newest_checkpoint(
+    store: &dyn Store,
+    id: RunId,
+) -> Result<(Option<(Run, LastCheckpoint)>, u32), RuntimeError> {
+    let checkpoints = match store.checkpoints(id).await {
+        Err(error @ StoreError::Damaged { .. }) => {
+            warn!(run = %id, %error, "no checkpoint can be read; folding the whole log");
+            return Ok((None, 1));
+        }
+        found => found?,
+    };
+    let mut damaged = 0;
+    for checkpoint in checkpoints {
+        match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
+            Ok(mut run) if run.seq == checkpoint.seq && run.id == id => {
+                run.settle(checkpoint.at);
+                let last = LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at };
+                return Ok((Some((run, last)), damaged));
+            }
+            Ok(_) => {
+                warn!(run = %id, seq = checkpoint.seq, "checkpoint is misplaced; trying the one before");
+            }
+            Err(StoreError::Unavailable { place, problem }) => {
+                return Err(StoreError::Unavailable { place, problem }.into());
+            }
+            Err(error) => {
+                warn!(run = %id, seq = checkpoint.seq, %error, "checkpoint is damaged; trying the one before");
+            }
+        }
+        damaged += 1;
+    }
+    Ok((None, damaged))
 }
 
 /// What lists show of a run beside its state. Stored with the index card.
@@ -241,6 +421,9 @@ pub struct Summary {
     /// Why it stopped, as one word, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<String>,
+    /// What is wrong with it, if its own log shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Note>,
 }
 
 /// Longest excerpt on an index card, in bytes.
@@ -252,8 +435,13 @@ pub(crate) fn first_summary(input: &str) -> Result<bytes::Bytes, RuntimeError> {
     Ok(serde_json::to_vec(&summary).map_err(unwritable)?.into())
 }
 
-/// The index card of a run as it is.
+/// The index card of a run as it is after a command: whatever was wrong with it, a person has seen to it.
 pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
+    face_with(run, None)
+}
+
+/// The index card of a run as it is, and what is wrong with it.
+fn face_with(run: &Run, problem: Option<&Note>) -> Result<HeadUpdate, RuntimeError> {
     let (ending, stop) = match &run.ending {
         None => (None, None),
         Some(Ending::Succeeded { output }) => (Some(excerpt(output)), None),
@@ -276,16 +464,19 @@ pub(crate) fn face(run: &Run) -> Result<HeadUpdate, RuntimeError> {
         degraded: run.degraded,
         ending,
         stop,
+        problem: problem.cloned(),
     };
     let disposition = match run.status {
         Status::Queued => Disposition::Ready,
         Status::Running => Disposition::Held,
         Status::Waiting => Disposition::Parked { wake_at: run.wake_at },
+        Status::Paused => Disposition::Paused,
         Status::Succeeded | Status::Failed | Status::Cancelled => Disposition::Ended,
     };
     Ok(HeadUpdate {
         state: run.status.as_str().to_owned(),
         disposition,
+        problem: problem.map(|note| note.problem.clone()),
         summary: serde_json::to_vec(&summary).map_err(unwritable)?.into(),
     })
 }
@@ -305,7 +496,9 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Claimed { .. }
         | RunEvent::Progressed { .. }
         | RunEvent::Parked { .. }
+        | RunEvent::Paused { .. }
         | RunEvent::Resumed { .. }
+        | RunEvent::Cancelling { .. }
         | RunEvent::Cancelled { .. }
         | RunEvent::Succeeded { .. }
         | RunEvent::Failed { .. } => true,
@@ -313,7 +506,11 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::ToolStarted { .. }
         | RunEvent::ToolFinished { .. }
         | RunEvent::StepStarted { .. }
-        | RunEvent::StepFinished { .. } => false,
+        | RunEvent::StepFinished { .. }
+        | RunEvent::Signalled { .. }
+        | RunEvent::Heard { .. }
+        | RunEvent::StepsUnmet { .. }
+        | RunEvent::ChildEnded { .. } => false,
     }
 }
 

@@ -45,7 +45,14 @@ pub(crate) async fn queue(
         until,
         notify,
     };
-    let event = RunEvent::Submitted { agent: from.agent.clone(), input, call: Some(call) };
+    let event = RunEvent::Submitted {
+        agent: from.agent.clone(),
+        input,
+        call: Some(call),
+        parent: None,
+        session: journal.session().map(str::to_owned),
+        tags: Vec::new(),
+    };
     let labels = Labels {
         tenant: journal.tenant().to_owned(),
         priority: journal.priority(),

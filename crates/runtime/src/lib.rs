@@ -15,9 +15,11 @@
 //! reads no configuration file; it can be embedded in any Rust program. Start at [`Runtime`].
 
 pub mod agent;
+mod audit;
 mod call;
 mod catalog;
 mod checkpoint;
+mod claimed;
 pub mod code;
 mod commands;
 mod driver;
@@ -28,10 +30,15 @@ mod fallback;
 mod journal;
 mod key_rule;
 mod later;
+mod letters;
 mod operations;
 mod policies;
+mod problems;
+mod queue;
+mod retention;
 mod run;
 mod runtime;
+mod schedule;
 mod scheduler;
 mod shared;
 mod state;
@@ -40,9 +47,12 @@ mod view;
 mod watch;
 
 pub use agent::AgentSpec;
+pub use audit::{audit, compare};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
-pub use commands::{CancelRun, INPUT_BYTES_MAX, ResumeRun, SubmitRun, Submitted};
+pub use commands::{
+    CancelRun, INPUT_BYTES_MAX, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+};
 pub use error::RuntimeError;
 pub use event::RunEvent;
 pub use expense::ExpenseRule;
@@ -51,8 +61,14 @@ pub use journal::Summary;
 pub use key_rule::{DEFAULT_KEEP, KeyRule};
 pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
-pub use run::{CallState, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX};
+pub use problems::{Flaws, Note, Problem, ProblemHook, ProblemNotice, ProblemRules, RepeatRule};
+pub use queue::{Waiting, WaitsFor};
+pub use retention::Retention;
+pub use run::{
+    CallState, Cancelling, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX,
+};
 pub use runtime::Runtime;
+pub use schedule::{CATCH_UP_MAX, CatchUp, Cron, CronError, Overlap, Schedule, ScheduleView};
 pub use shared::RuntimeOptions;
 pub use state::{IllegalTransition, Status};
 pub use stored::INLINE_BYTES_MAX;

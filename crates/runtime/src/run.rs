@@ -4,8 +4,10 @@
 //! just appended or is read back after a crash, so both give the same run.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use steadfast_guard::Effect;
 use steadfast_providers::model::{FinishReason, Message, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
@@ -13,6 +15,7 @@ use steadfast_store::{RunId, Timestamp};
 
 use crate::code::Steps;
 use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome};
+use crate::problems::Flaws;
 use crate::state::{IllegalTransition, Status};
 
 /// A run, folded up to event `seq`. Its serialized form is a checkpoint.
@@ -66,6 +69,42 @@ pub struct Run {
     /// The one call that the run makes, if it was queued by another run.
     #[serde(default)]
     pub queued: Option<QueuedRun>,
+    /// The run that started this one.
+    #[serde(default)]
+    pub parent: Option<RunId>,
+    /// What was said to it and nobody has listened to yet, oldest first, by name.
+    #[serde(default)]
+    pub signals: BTreeMap<String, Vec<Value>>,
+    /// How the runs ended that it had started.
+    #[serde(default)]
+    pub children: BTreeMap<RunId, Ending>,
+    /// Somebody wants it to end: what it has begun is ended and undone, and nothing else is begun.
+    #[serde(default)]
+    pub cancelling: Option<Cancelling>,
+    /// What went wrong and has not been made good.
+    #[serde(default)]
+    pub flaws: Flaws,
+    /// Set while the last events have no time yet: see [`Run::settle`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) untimed: Option<Untimed>,
+}
+
+/// The wish that a run end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelling {
+    /// Whose.
+    pub by: String,
+    /// Why, if they said so.
+    pub reason: Option<String>,
+}
+
+/// How a run stood before events that are applied ahead of their commit, which gives them their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Untimed {
+    updated_at: Timestamp,
+    active_ms: i64,
+    /// Whether the run was executed until then.
+    executed: bool,
 }
 
 /// A run that makes one call for another.
@@ -169,6 +208,16 @@ pub enum FoldError {
         /// Why.
         source: IllegalTransition,
     },
+    /// The code heard what nobody had said.
+    #[error("event {seq} of run {run} hears signal `{signal}`, which was not said before")]
+    Unsaid {
+        /// The run.
+        run: RunId,
+        /// The event.
+        seq: u64,
+        /// The signal.
+        signal: String,
+    },
     /// A result or a start of a call that the last answer did not ask for.
     #[error("event {seq} of run {run} is about call `{call_id}`, which is not open")]
     UnknownCall {
@@ -187,7 +236,7 @@ impl Run {
     /// # Errors
     /// [`FoldError::NoBeginning`].
     pub fn begin(id: RunId, at: Timestamp, event: &RunEvent) -> Result<Self, FoldError> {
-        let RunEvent::Submitted { agent, input, call } = event else {
+        let RunEvent::Submitted { agent, input, call, parent, .. } = event else {
             return Err(FoldError::NoBeginning { run: id, kind: event.kind() });
         };
         let mut run = Self {
@@ -213,6 +262,12 @@ impl Run {
             degraded: 0,
             steps: Steps::default(),
             queued: call.clone().map(|call| QueuedRun { call, result: None }),
+            parent: *parent,
+            signals: BTreeMap::new(),
+            children: BTreeMap::new(),
+            cancelling: None,
+            flaws: Flaws::default(),
+            untimed: None,
         };
         run.open_queued();
         Ok(run)
@@ -242,7 +297,7 @@ impl Run {
         let next = self.status.next(&event);
         let next = next.map_err(|source| FoldError::Illegal { run: self.id, seq, source })?;
         // Time counts from a claim to the last event under it; what lies before a claim does not.
-        let executed = self.status == Status::Running && !matches!(event, RunEvent::Claimed { .. });
+        let executed = self.executes(&event);
         self.change(seq, event)?;
         if executed {
             self.active_ms += (at.0 - self.updated_at.0).max(0);
@@ -251,6 +306,38 @@ impl Run {
         self.seq = seq;
         self.updated_at = at;
         Ok(())
+    }
+
+    fn executes(&self, event: &RunEvent) -> bool {
+        self.status == Status::Running && !matches!(event, RunEvent::Claimed { .. })
+    }
+
+    /// Folds in events that are about to be committed together, at about `at`. A checkpoint that is
+    /// committed with them is taken now; [`Run::settle`] then gives both the same times.
+    ///
+    /// # Errors
+    /// As [`Run::apply`].
+    pub(crate) fn apply_ahead(
+        &mut self,
+        at: Timestamp,
+        events: Vec<RunEvent>,
+    ) -> Result<(), FoldError> {
+        let Some(first) = events.first() else { return Ok(()) };
+        let (updated_at, active_ms) = (self.updated_at, self.active_ms);
+        let untimed = Untimed { updated_at, active_ms, executed: self.executes(first) };
+        for event in events {
+            self.apply(self.seq + 1, at, event)?;
+        }
+        self.untimed = Some(untimed);
+        Ok(())
+    }
+
+    /// Gives the events that were applied ahead the time that they were committed at, so that the run is
+    /// the same as when they are read back.
+    pub(crate) fn settle(&mut self, at: Timestamp) {
+        let Some(Untimed { updated_at, active_ms, executed }) = self.untimed.take() else { return };
+        let executed_ms = if executed { (at.0 - updated_at.0).max(0) } else { 0 };
+        (self.updated_at, self.active_ms) = (at, active_ms + executed_ms);
     }
 
     fn change(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
@@ -282,15 +369,30 @@ impl Run {
                 self.steps.started(step, effect, undoes);
             }
             RunEvent::StepFinished { step, output, failure, undoes } => {
+                self.flaws.step(&step, failure.is_some());
                 let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
                 self.steps.finished(step, result, undoes);
             }
             RunEvent::Progressed { progress } => self.progress = Some(progress),
+            RunEvent::Signalled { name, payload, .. } => {
+                self.signals.entry(name).or_default().push(payload);
+            }
+            RunEvent::Heard { step, signal, timed_out } => {
+                let said = if timed_out { None } else { Some(self.hear(seq, signal)?) };
+                self.steps.heard(step, said);
+            }
+            RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
+            RunEvent::Paused { .. } => self.wake_at = None,
             RunEvent::Resumed { .. } => self.reopen(),
             RunEvent::Succeeded { output } => self.ending = Some(Ending::Succeeded { output }),
             RunEvent::Failed { stop, message } => {
                 self.ending = Some(Ending::Failed { stop, message });
             }
+            RunEvent::Cancelling { by, reason } => {
+                self.wake_at = None;
+                self.cancelling = Some(Cancelling { by, reason });
+            }
+            RunEvent::StepsUnmet { .. } => {}
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }
@@ -307,6 +409,24 @@ impl Run {
         Ok(())
     }
 
+    /// Takes the oldest thing said under a name.
+    fn hear(&mut self, seq: u64, signal: String) -> Result<Value, FoldError> {
+        let run = self.id;
+        match self.signals.entry(signal) {
+            Entry::Occupied(mut said) if !said.get().is_empty() => {
+                let oldest = said.get_mut().remove(0);
+                if said.get().is_empty() {
+                    said.remove();
+                }
+                Ok(oldest)
+            }
+            Entry::Occupied(said) => {
+                Err(FoldError::Unsaid { run, seq, signal: said.key().clone() })
+            }
+            Entry::Vacant(said) => Err(FoldError::Unsaid { run, seq, signal: said.into_key() }),
+        }
+    }
+
     fn tool_finished(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
         let RunEvent::ToolFinished { call_id, tool, outcome, content, attempts, degraded, .. } =
             event
@@ -319,6 +439,7 @@ impl Run {
         if attempts > 0 && degraded.is_none() {
             *self.calls.entry(tool.clone()).or_default() += 1;
         }
+        self.flaws.tool(&tool, outcome);
         self.queued_ended(&call_id, outcome, &content);
         self.messages.push(Message::Tool {
             call_id,
@@ -361,10 +482,11 @@ impl Run {
     /// A run that failed on its closing answer (refused, cut) is asked again: the answer leaves the
     /// conversation and stays in the log.
     fn reopen(&mut self) {
-        // Waking a run that waits is no second try.
-        if self.ending.take().is_some() {
-            self.steps.reopen();
+        // Waking a run that waits, or was paused, is no second try.
+        if self.ending.take().is_none() {
+            return;
         }
+        self.steps.reopen(&mut self.children);
         if self.queued.is_some() {
             return self.open_queued();
         }
@@ -407,4 +529,41 @@ pub(crate) fn cut_middle(text: &str, limit_bytes: usize) -> String {
     let head = text.floor_char_boundary(limit_bytes / 2);
     let tail = text.ceil_char_boundary(text.len() - limit_bytes / 2);
     format!("{}\n[... {} bytes left out ...]\n{}", &text[..head], tail - head, &text[tail..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_applied_ahead_of_their_commit_fold_as_they_do_when_read_back() {
+        let submitted = RunEvent::Submitted {
+            agent: "a".into(),
+            input: "i".into(),
+            call: None,
+            parent: None,
+            session: None,
+            tags: Vec::new(),
+        };
+        let started =
+            RunEvent::StepStarted { step: "s".into(), effect: Effect::Once, undoes: false };
+        let ended = RunEvent::Succeeded { output: "o".to_owned() };
+        let mut ahead = Run::begin(RunId::generate(), Timestamp(0), &submitted).unwrap();
+        let mut read_back = ahead.clone();
+        let claimed = RunEvent::Claimed { node: "n".into(), epoch: 1, damaged_checkpoints: 0 };
+        // Each batch is committed a little later than it was folded.
+        let batches = [(9, 10, vec![claimed]), (15, 17, vec![started]), (20, 40, vec![ended])];
+        for (about, at, events) in batches {
+            ahead.apply_ahead(Timestamp(about), events.clone()).unwrap();
+            let checkpoint = serde_json::to_string(&ahead).unwrap();
+            for event in events {
+                read_back.apply(read_back.seq + 1, Timestamp(at), event).unwrap();
+            }
+            let mut resumed: Run = serde_json::from_str(&checkpoint).unwrap();
+            ahead.settle(Timestamp(at));
+            resumed.settle(Timestamp(at));
+            assert_eq!((&ahead, &resumed), (&read_back, &read_back));
+        }
+        assert_eq!(read_back.active_ms, 30);
+    }
 }

@@ -13,11 +13,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::commands::{self, CancelRun, ResumeRun, SubmitRun, Submitted};
+use crate::commands::{
+    self, CancelRun, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+};
 use crate::error::RuntimeError;
 use crate::journal::fold;
 use crate::operations::{self, Once, OnceError, Operation, Operations};
+use crate::problems::Checks;
+use crate::queue::{self, Waiting};
+use crate::retention;
 use crate::run::Run;
+use crate::schedule::{self, Schedule, ScheduleView, Timetable};
 use crate::scheduler::Scheduler;
 use crate::shared::{RuntimeOptions, Shared};
 use crate::stored;
@@ -49,20 +55,28 @@ impl Runtime {
         }
         let node = NodeId::generate();
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
+        let (rules, hook) = (options.problems.clone(), options.on_problem.clone());
+        let checks = Arc::new(Checks::new(rules, hook, &catalog));
+        let halt = CancellationToken::new();
         let shared = Arc::new(Shared {
             store,
             operations,
+            checks,
             catalog: Arc::new(catalog),
             options,
-            notices: Notices::new(),
+            notices: Notices::new(halt.clone()),
+            timetable: Timetable::default(),
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
             drain: CancellationToken::new(),
-            halt: CancellationToken::new(),
+            halt,
         });
         let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
         #[expect(clippy::disallowed_methods, reason = "owned here; `shutdown` waits for it")]
-        let task = tokio::spawn(scheduler.run());
+        let task = tokio::spawn({
+            let retention = retention::run(Arc::clone(&shared));
+            async move { tokio::join!(scheduler.run(), retention).0 }
+        });
         Ok(Self { shared, scheduler: Arc::new(Mutex::new(Some(task))) })
     }
 
@@ -77,6 +91,42 @@ impl Runtime {
         commands::submit(&self.shared, command).await
     }
 
+    /// Keeps these schedules from now on, instead of those before. One that the store has not seen yet
+    /// starts from now; of one that it knows, times that were missed are dealt with as it says.
+    ///
+    /// # Errors
+    /// A schedule names an agent that there is not, or something that no run can be submitted with.
+    pub fn set_schedules(&self, schedules: Vec<Schedule>) -> Result<(), RuntimeError> {
+        for Schedule { order, .. } in &schedules {
+            if !self.shared.catalog.executes(&order.agent) {
+                let (name, known) = (order.agent.clone(), self.shared.catalog.agent_names());
+                return Err(RuntimeError::UnknownAgent { name, known });
+            }
+            order.check()?;
+        }
+        self.shared.timetable.replace(schedules);
+        Ok(())
+    }
+
+    /// The schedules that this node keeps, by name.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleView>, RuntimeError> {
+        schedule::views(&self.shared).await
+    }
+
+    /// Submits the run of a schedule now, beside its times. Once it has returned, the run is on disk.
+    ///
+    /// # Errors
+    /// No such schedule, a node that drains, or the store failed.
+    pub async fn run_schedule(&self, name: &str) -> Result<Submitted, RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        schedule::run_now(&self.shared, name).await
+    }
+
     /// Ends a run for good. Once it has returned, no step of it begins any more.
     ///
     /// # Errors
@@ -85,7 +135,25 @@ impl Runtime {
         commands::cancel(&self.shared, command).await
     }
 
-    /// Lets a run go on that had failed, or wakes one that waits.
+    /// Puts a run aside until it is resumed. One that is being executed pauses once its step under way has
+    /// ended, unless it is to pause `now`.
+    ///
+    /// # Errors
+    /// No such run, it is over or paused already, or the store failed.
+    pub async fn pause(&self, command: PauseRun) -> Result<Pausing, RuntimeError> {
+        commands::pause(&self.shared, command).await
+    }
+
+    /// Says something to a run that is not over; it is kept until the run listens, over crashes and
+    /// restarts. `false` if it was said before with the same id. Once it has returned, it is on disk.
+    ///
+    /// # Errors
+    /// No such run, it is over, the payload is larger than 1 MiB, or the store failed.
+    pub async fn signal(&self, command: SignalRun) -> Result<bool, RuntimeError> {
+        commands::signal(&self.shared, command).await
+    }
+
+    /// Lets a run go on that had failed or was paused, or wakes one that waits.
     ///
     /// # Errors
     /// No such run, its state does not allow it, or the store failed.
@@ -108,7 +176,16 @@ impl Runtime {
     /// # Errors
     /// No such run, its log is damaged, or the store failed.
     pub async fn fold(&self, run: RunId) -> Result<Run, RuntimeError> {
-        Ok(fold(self.shared.store.as_ref(), run).await?.0)
+        Ok(fold(self.shared.store.as_ref(), run).await?.run)
+    }
+
+    /// Why a run that is ready is not executed yet; `None` if it is not ready. Looks at the index cards
+    /// of runs that are queued or executed, at most 2000.
+    ///
+    /// # Errors
+    /// No such run, or the store failed.
+    pub async fn waiting(&self, run: RunId) -> Result<Option<Waiting>, RuntimeError> {
+        queue::why(&self.shared, run).await
     }
 
     /// One page of runs.
@@ -166,6 +243,7 @@ impl Runtime {
                 return Ok(view);
             }
             if self.shared.halt.is_cancelled() || !watch.changed(Some(run)).await {
+                self.shared.store.writable()?;
                 return Err(RuntimeError::ShuttingDown);
             }
         }
@@ -206,9 +284,14 @@ impl Runtime {
     }
 
     /// Whether the runtime accepts runs.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        !self.shared.drain.is_cancelled()
+    ///
+    /// # Errors
+    /// It drains, or its store takes no writes until it is opened again.
+    pub fn ready(&self) -> Result<(), RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        Ok(self.shared.store.writable()?)
     }
 
     /// Waits until the runtime begins to drain. Cancel-safe.

@@ -12,6 +12,8 @@
 //!     | resumed            +--> succeeded
 //!     +------- failed <----+
 //! ```
+//!
+//! Whatever is not over can be paused; a paused run is resumed (queued) or cancelled.
 
 use std::fmt;
 
@@ -29,6 +31,8 @@ pub enum Status {
     Running,
     /// Put aside until a time or an answer.
     Waiting,
+    /// Put aside by somebody until it is resumed.
+    Paused,
     /// Reached its end. Final.
     Succeeded,
     /// Stopped without reaching its end. May be resumed.
@@ -39,10 +43,11 @@ pub enum Status {
 
 impl Status {
     /// All states, in the order of a run's life.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Queued,
         Self::Running,
         Self::Waiting,
+        Self::Paused,
         Self::Succeeded,
         Self::Failed,
         Self::Cancelled,
@@ -55,6 +60,7 @@ impl Status {
             Self::Queued => "queued",
             Self::Running => "running",
             Self::Waiting => "waiting",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -89,16 +95,25 @@ impl Status {
                 | E::ToolFinished { .. }
                 | E::StepStarted { .. }
                 | E::StepFinished { .. }
-                | E::Progressed { .. },
+                | E::Progressed { .. }
+                | E::Signalled { .. }
+                | E::Heard { .. }
+                | E::ChildEnded { .. }
+                | E::StepsUnmet { .. },
             ) => Ok(Self::Running),
             (Self::Running, E::Parked { .. }) => Ok(Self::Waiting),
             (Self::Running, E::Succeeded { .. }) => Ok(Self::Succeeded),
             (Self::Running, E::Failed { .. }) => Ok(Self::Failed),
-            (Self::Queued | Self::Running | Self::Waiting, E::Cancelled { .. }) => {
+            (Self::Queued | Self::Running | Self::Waiting, E::Paused { .. }) => Ok(Self::Paused),
+            (Self::Queued | Self::Running | Self::Waiting | Self::Paused, E::Cancelled { .. }) => {
                 Ok(Self::Cancelled)
             }
+            // It is claimed once more, to end what it has begun.
+            (Self::Queued | Self::Running | Self::Waiting | Self::Paused, E::Cancelling { .. }) => {
+                Ok(Self::Queued)
+            }
             // A failure is an end that a person may overrule; success and cancellation are final.
-            (Self::Waiting | Self::Failed, E::Resumed { .. }) => Ok(Self::Queued),
+            (Self::Waiting | Self::Paused | Self::Failed, E::Resumed { .. }) => Ok(Self::Queued),
             (status, event) => Err(IllegalTransition { status, event: event.kind() }),
         }
     }
@@ -127,12 +142,20 @@ mod tests {
 
     use super::*;
     use crate::event::{StopReason, ToolOutcome, WaitReason};
+    use crate::run::Ending;
 
     fn every_event() -> Vec<RunEvent> {
         let text = String::new;
         vec![
-            RunEvent::Submitted { agent: text(), input: text(), call: None },
-            RunEvent::Claimed { node: text(), epoch: 1 },
+            RunEvent::Submitted {
+                agent: text(),
+                input: text(),
+                call: None,
+                parent: None,
+                session: None,
+                tags: vec![],
+            },
+            RunEvent::Claimed { node: text(), epoch: 1, damaged_checkpoints: 0 },
             RunEvent::ModelAnswered {
                 key: text(),
                 model: text(),
@@ -169,7 +192,16 @@ mod tests {
             RunEvent::StepFinished { step: text(), output: None, failure: None, undoes: false },
             RunEvent::Progressed { progress: Progress { step: 1, total: 2, description: text() } },
             RunEvent::Parked { reason: WaitReason::Cooldown, wake_at: None, detail: text() },
+            RunEvent::Signalled { name: text(), payload: serde_json::Value::Null, by: text() },
+            RunEvent::Heard { step: text(), signal: text(), timed_out: false },
+            RunEvent::ChildEnded {
+                child: steadfast_store::RunId::generate(),
+                ending: Ending::Succeeded { output: text() },
+            },
+            RunEvent::Paused { by: text(), reason: None },
             RunEvent::Resumed { by: text() },
+            RunEvent::StepsUnmet { steps: vec![] },
+            RunEvent::Cancelling { by: text(), reason: None },
             RunEvent::Cancelled { by: text(), reason: None },
             RunEvent::Succeeded { output: text() },
             RunEvent::Failed { stop: StopReason::Refused, message: text() },

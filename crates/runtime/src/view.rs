@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
-use steadfast_store::{RunHead, RunId, Timestamp};
+use steadfast_store::{Disposition, RunHead, RunId, Timestamp};
 
 use crate::event::RunEvent;
 use crate::journal::Summary;
@@ -16,6 +16,24 @@ pub struct RunView {
     pub agent: String,
     /// Whose run it is.
     pub tenant: String,
+    /// The conversation or the like that it belongs to.
+    #[serde(default)]
+    pub session: Option<String>,
+    /// Words that people find it by.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The run that started it.
+    #[serde(default)]
+    pub parent: Option<RunId>,
+    /// What is wrong with it, as one word, while it goes on or after it has ended.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Since when.
+    #[serde(default)]
+    pub problem_since: Option<Timestamp>,
+    /// What was seen, for people, if its own log shows it.
+    #[serde(default)]
+    pub problem_detail: Option<String>,
     /// Its state, as one word.
     pub state: String,
     /// Higher goes first.
@@ -57,10 +75,24 @@ impl RunView {
     pub fn from_head(head: &RunHead) -> Self {
         // A card of an older release may lack what this one shows; that is no reason to hide the run.
         let summary: Summary = serde_json::from_slice(&head.summary).unwrap_or_default();
+        let note = summary.problem.filter(|note| Some(&note.problem) == head.problem.as_ref());
+        // Seen from outside: nothing has happened to it since.
+        let quiet = match head.disposition {
+            Disposition::Parked { wake_at: Some(at) } if at < head.updated_at => head.updated_at,
+            Disposition::Parked { wake_at: Some(at) } => at,
+            _ => head.updated_at,
+        };
+        let since = note.as_ref().map_or(quiet, |note| note.since);
         Self {
             id: head.id,
             agent: head.agent.clone(),
             tenant: head.tenant.clone(),
+            session: head.session.clone(),
+            tags: head.tags.clone(),
+            parent: head.parent,
+            problem: head.problem.clone(),
+            problem_since: head.problem.is_some().then_some(since),
+            problem_detail: note.map(|note| note.detail),
             state: head.state.clone(),
             priority: head.priority,
             input: summary.input,

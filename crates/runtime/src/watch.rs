@@ -3,6 +3,7 @@
 
 use steadfast_store::RunId;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 /// Notices a reader may be behind before it is told merely "something happened".
 const NOTICES_KEPT: usize = 1024;
@@ -11,6 +12,8 @@ const NOTICES_KEPT: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Notices {
     sender: broadcast::Sender<Told>,
+    /// Cancelled when nothing comes any more.
+    ended: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +33,8 @@ pub struct Notice {
 }
 
 impl Notices {
-    pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(NOTICES_KEPT) }
+    pub(crate) fn new(ended: CancellationToken) -> Self {
+        Self { sender: broadcast::Sender::new(NOTICES_KEPT), ended }
     }
 
     pub(crate) fn publish(&self, run: RunId, seq: u64) {
@@ -45,7 +48,7 @@ impl Notices {
     }
 
     pub(crate) fn subscribe(&self) -> Watch {
-        Watch { receiver: self.sender.subscribe() }
+        Watch { receiver: self.sender.subscribe(), ended: self.ended.clone() }
     }
 }
 
@@ -53,6 +56,7 @@ impl Notices {
 #[derive(Debug)]
 pub struct Watch {
     receiver: broadcast::Receiver<Told>,
+    ended: CancellationToken,
 }
 
 impl Watch {
@@ -60,7 +64,12 @@ impl Watch {
     /// behind it returns at once. `false` when the runtime has ended. Cancel-safe.
     pub async fn changed(&mut self, run: Option<RunId>) -> bool {
         loop {
-            match self.receiver.recv().await {
+            let received = tokio::select! {
+                biased;
+                received = self.receiver.recv() => received,
+                () = self.ended.cancelled() => return false,
+            };
+            match received {
                 Ok(Told::Grown(notice)) if run.is_some_and(|run| run != notice.run) => {}
                 Ok(Told::Grown(_) | Told::Missed) | Err(broadcast::error::RecvError::Lagged(_)) => {
                     return true;

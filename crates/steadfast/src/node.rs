@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use steadfast_providers::process::{ProcessOwner, sweep_orphans};
-use steadfast_runtime::{Catalog, CheckpointPolicy, Runtime, RuntimeOptions};
+use steadfast_runtime::{Catalog, CheckpointPolicy, Retention, Runtime, RuntimeOptions};
 use steadfast_store::{PostgresStore, SqliteOptions, SqliteStore, Store};
 use tracing::warn;
 
@@ -82,8 +82,17 @@ impl Node {
                 interval: config.runtime.checkpoint_interval,
                 ..CheckpointPolicy::default()
             },
+            caps: config.caps(),
+            problems: config.problems.clone(),
+            retention: Retention {
+                succeeded: config.retention.succeeded,
+                failed: config.retention.failed,
+                cancelled: config.retention.cancelled,
+            },
+            ..RuntimeOptions::default()
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;
+        runtime.set_schedules(config.timetable()?)?;
         Ok(Self { runtime, services, store })
     }
 
@@ -99,8 +108,9 @@ impl Node {
 
     /// Drains and ends everything; `true` if every step ended by itself.
     pub(crate) async fn stop(self) -> anyhow::Result<bool> {
-        let graceful = self.runtime.shutdown().await?;
+        let graceful = self.runtime.shutdown().await;
+        // Also after a failure: no child may be left behind.
         self.services.shutdown().await;
-        Ok(graceful)
+        Ok(graceful?)
     }
 }

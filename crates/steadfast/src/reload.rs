@@ -1,4 +1,5 @@
-//! Takes over changes of the configuration file while the program runs: the guards' policies.
+//! Takes over changes of the configuration file while the program runs: the guards' policies, and
+//! the schedules.
 //!
 //! The file is looked at every second, and at once on SIGHUP. Either all policies are taken over
 //! or none; breakers, counters, queues and sleeping retries stay. What is wrong with a file is said in
@@ -98,10 +99,16 @@ impl Reload {
         let catalog = self.runtime.catalog();
         check_policies(&config, catalog).map_err(|error| config.locate(error))?;
         let rules = config.policy_rules().map_err(|error| config.locate(error))?;
-        catalog.replace_policies(&rules).map_err(|error| {
+        let timetable = config.timetable().map_err(|error| config.locate(error))?;
+        let changes = catalog.replace_policies(&rules).map_err(|error| {
             let place = format!("policies.{}", error.layer);
             config.locate(ConfigError::Unusable { place, problem: error.problem })
-        })
+        })?;
+        self.runtime.set_schedules(timetable).map_err(|error| {
+            let place = "schedules".to_owned();
+            config.locate(ConfigError::Unusable { place, problem: error.to_string() })
+        })?;
+        Ok(changes)
     }
 
     fn tell(&mut self, outcome: Result<Vec<PolicyChange>, ConfigError>) {
@@ -109,7 +116,7 @@ impl Reload {
         let problem = match outcome {
             Ok(changes) => {
                 if changes.is_empty() {
-                    info!(%path, "read again; no policy has changed");
+                    info!(%path, "read again; no policy has changed, and schedules are as the file says");
                 }
                 for PolicyChange { dependency, keys } in changes {
                     let keys = keys.iter().map(|(key, old, new)| format!("{key} {old} -> {new}"));
@@ -121,7 +128,7 @@ impl Reload {
                 }
                 let rest = beside_policies(&self.text);
                 if rest != self.rest {
-                    warn!(%path, "changes outside of `policies` take effect at the next start");
+                    warn!(%path, "changes outside of `policies` and `schedules` take effect at the next start");
                     self.rest = rest;
                 }
                 None
@@ -139,5 +146,6 @@ fn beside_policies(text: &str) -> toml::Table {
     let mut table: toml::Table = text.parse().unwrap_or_default();
     table.remove("policies");
     table.remove("chaos");
+    table.remove("schedules");
     table
 }

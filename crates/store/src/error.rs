@@ -9,7 +9,9 @@ use crate::{BlobHash, NodeId, RunId};
 #[non_exhaustive]
 pub enum StoreError {
     /// The run has another owner now. The caller must stop executing it.
-    #[error("run {run} was taken over: epoch {held} was held, epoch {current} is in force")]
+    #[error(
+        "run {run} is no longer this caller's: epoch {held} was held, epoch {current} is in force"
+    )]
     Fenced {
         /// The run.
         run: RunId,
@@ -97,6 +99,14 @@ pub enum StoreError {
         found: i64,
         /// The newest version known here.
         known: i64,
+    },
+    /// The store that an archive was to be taken into holds something.
+    #[error(
+        "{place} holds runs, facts or keys already: an archive is imported into an empty store"
+    )]
+    Occupied {
+        /// Which store.
+        place: String,
     },
     /// The file, or the schema of the database, is there and is not a store.
     #[error("{place} is not a Steadfast store: {problem}")]

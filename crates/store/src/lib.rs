@@ -12,25 +12,35 @@
 //!
 //! Every backend passes the one suite in `contract`.
 
+mod archive;
 mod clock;
 #[doc(hidden)]
 pub mod contract;
 mod error;
+mod facts;
+mod mail;
 mod memory;
 mod postgres;
 mod rules;
 mod sqlite;
+mod turns;
 mod types;
+mod upkeep;
 
+pub use archive::{AnswerRecord, Archive, Dump, Record, Restore, RunRecord};
 pub use error::StoreError;
+pub use facts::{FACT_BYTES_MAX, Fact, FactFilter, FactName, FactWrite};
+pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore};
+pub use turns::{AGEING, Caps};
 pub use types::{
     Append, Appended, Blob, BlobHash, Changes, Checkpoint, Created, Disposition, Fence, HeadUpdate,
     KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NewEvent, NewRun, NodeId, Page,
-    RunFilter, RunHead, RunId, StoredEvent, Timestamp,
+    RunFilter, RunHead, RunId, StoredEvent, TEXT_BYTES_MAX, Timestamp,
 };
+pub use upkeep::{PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, Upkeep};
 
 use std::time::Duration;
 
@@ -112,6 +122,60 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// The medium failed.
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError>;
+
+    /// Says what is wrong with a run, as one word, or that nothing is, whoever holds it. The next head
+    /// update says it anew.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such run.
+    async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError>;
+}
+
+/// Letters to runs from those who do not hold them.
+#[async_trait]
+pub trait Mailbox: Send + Sync {
+    /// Sends a letter. Once it has returned [`Sent::Kept`], the letter is on disk, and its run, if it
+    /// was parked, is ready. A run that is paused stays paused and finds the letter later.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such run; [`StoreError::TooLarge`] beyond
+    /// [`MAIL_BYTES_MAX`]; [`StoreError::Misuse`] if [`MAIL_WAITING_MAX`] letters wait already.
+    async fn send(&self, mail: Mail) -> Result<Sent, StoreError>;
+
+    /// The letters that wait for a run, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such run.
+    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError>;
+}
+
+/// Values by name that outlive the run that found them (SCOPE C13).
+#[async_trait]
+pub trait Facts: Send + Sync {
+    /// A fact, or `None` if it is not known or no longer holds.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError>;
+
+    /// Facts of a scope that hold, by key.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError>;
+
+    /// Makes facts true, or forgets them, all together. [`Append::facts`] does it together with events.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`] if a value is larger than [`FACT_BYTES_MAX`]; or the medium failed.
+    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError>;
+
+    /// Removes facts that no longer hold, at most `limit`; how many it were. Without it they take
+    /// space but are not shown.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError>;
 }
 
 /// Who executes which run. Expiry is decided by the store's clock, never by a node's.
@@ -137,15 +201,23 @@ pub trait Leases: Send + Sync {
     /// The medium failed.
     async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` runs for a node: those that are ready, whose wake-up time has come, or
-    /// whose owner's lease has expired; highest priority first, then longest waiting. Each gets a
-    /// new epoch, which fences every earlier owner. A ready run has waited since its card last
-    /// changed, a parked one since its wake-up time; of two that have waited alike, the one created
-    /// first goes first.
+    /// Takes up to `limit` runs for a node, as far as `caps` allow: those that are ready, whose wake-up
+    /// time has come, or whose owner's lease has expired; the latter two become ready first. Each that is
+    /// taken gets a new epoch, which fences every earlier owner, as does the expiry of a lease.
+    ///
+    /// Tenants take turns: the one with the fewest held runs goes first, of those with equally many the
+    /// one that was served longest ago. Within a tenant a step of priority is worth [`AGEING`] of
+    /// waiting. A ready run has waited since its card last changed, a parked one since its wake-up time;
+    /// of two that have waited alike, the one created first goes first.
     ///
     /// # Errors
     /// [`StoreError::NodeLost`] if the node holds no lease.
-    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError>;
+    async fn claim(
+        &self,
+        node: &NodeId,
+        limit: usize,
+        caps: &Caps,
+    ) -> Result<Vec<RunHead>, StoreError>;
 
     /// The earliest wake-up time of a parked run, or the earliest expiry of a lease that holds runs.
     ///
@@ -185,7 +257,9 @@ pub trait Keys: Send + Sync {
 
 /// Everything a runtime needs from a store.
 #[async_trait]
-pub trait Store: Journal + Catalog + Leases + Keys + 'static {
+pub trait Store:
+    Journal + Catalog + Mailbox + Leases + Keys + Facts + Upkeep + Archive + 'static
+{
     /// Names this store: made at random once, when it is created, and kept in it.
     fn id(&self) -> String;
 
@@ -200,6 +274,15 @@ pub trait Store: Journal + Catalog + Leases + Keys + 'static {
     /// but may get lost: whoever depends on it also looks from time to time.
     async fn changed(&self) -> Changes {
         std::future::pending().await
+    }
+
+    /// Whether it takes writes. Once it has said no, it says no until it is closed and opened again:
+    /// its medium failed. A store that comes back by itself never says no.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with what happened and what to do.
+    fn writable(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// Finishes what was accepted, then closes; every later call is [`StoreError::Unavailable`].

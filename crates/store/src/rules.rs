@@ -4,8 +4,9 @@
 use bytes::Bytes;
 
 use crate::{
-    Append, Blob, BlobHash, Disposition, Fence, HeadUpdate, KeyClaim, KeyEnd, KeySettlement,
-    KeyStanding, NewEvent, NewRun, NodeId, RunId, StoreError, Timestamp, VALUE_BYTES_MAX,
+    Append, Blob, BlobHash, Disposition, FACT_BYTES_MAX, FactWrite, Fence, HeadUpdate, KeyClaim,
+    KeyEnd, KeySettlement, KeyStanding, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, NewEvent, NewRun,
+    NodeId, RunId, Sent, StoreError, Timestamp, VALUE_BYTES_MAX,
 };
 
 /// The part of an index card that decides whether an append is admitted.
@@ -31,6 +32,9 @@ pub(crate) fn check_append(append: &Append) -> Result<(), StoreError> {
         && append.checkpoint.is_none()
         && append.head.is_none()
         && append.keys.is_empty()
+        && append.mail.is_empty()
+        && append.taken.is_empty()
+        && append.facts.is_empty()
     {
         return Err(misuse("an append must write something"));
     }
@@ -44,6 +48,8 @@ pub(crate) fn check_append(append: &Append) -> Result<(), StoreError> {
         }
     }
     append.keys.iter().try_for_each(check_settlement)?;
+    append.mail.iter().try_for_each(check_mail)?;
+    check_facts(&append.facts)?;
     check_sizes(
         append.run,
         &append.events,
@@ -60,6 +66,48 @@ pub(crate) fn check_settlement(settlement: &KeySettlement) -> Result<(), StoreEr
             Err(misuse("the answer of a key is larger than the store keeps"))
         }
         KeyEnd::Recorded { .. } | KeyEnd::Released => Ok(()),
+    }
+}
+
+/// What of a letter can be refused without looking at the store.
+pub(crate) fn check_mail(mail: &Mail) -> Result<(), StoreError> {
+    let (size_bytes, limit_bytes) = (mail.body.len(), MAIL_BYTES_MAX);
+    if size_bytes > limit_bytes {
+        return Err(StoreError::TooLarge { run: mail.to, what: "letter", size_bytes, limit_bytes });
+    }
+    Ok(())
+}
+
+/// What of facts can be refused without looking at the store.
+pub(crate) fn check_facts(facts: &[FactWrite]) -> Result<(), StoreError> {
+    let large = |fact: &FactWrite| fact.value.as_ref().is_some_and(|v| v.len() > FACT_BYTES_MAX);
+    if facts.iter().any(large) {
+        return Err(misuse("the value of a fact is larger than the store keeps (256 KiB)"));
+    }
+    Ok(())
+}
+
+/// How a letter meets the run it is for.
+pub(crate) fn admit_mail(
+    is_over: bool,
+    is_known: bool,
+    waiting: usize,
+) -> Result<Sent, StoreError> {
+    match (is_over, is_known) {
+        (_, true) => Ok(Sent::Known),
+        (true, false) => Ok(Sent::Ended),
+        (false, false) if waiting >= MAIL_WAITING_MAX => {
+            Err(misuse("10 000 letters wait for this run already: it does not read them"))
+        }
+        (false, false) => Ok(Sent::Kept),
+    }
+}
+
+/// What a run's disposition becomes: one that has mail is not put aside.
+pub(crate) fn disposition(wanted: Disposition, has_mail: bool) -> Disposition {
+    match wanted {
+        Disposition::Parked { .. } if has_mail => Disposition::Ready,
+        wanted => wanted,
     }
 }
 
@@ -117,6 +165,10 @@ pub(crate) fn admit(append: &Append, run: &Standing) -> Result<u64, StoreError> 
         }
         Fence::Holding { .. } if run.ended => {
             return Err(misuse("the run has ended: only an append that seizes it may follow"));
+        }
+        // Epoch 0 is nobody's: whoever made the run may add to it until it is claimed.
+        Fence::Holding { epoch } if epoch > 0 && !run.held => {
+            return Err(StoreError::Fenced { run: append.run, held: epoch, current: epoch });
         }
         Fence::Holding { epoch } => epoch,
         Fence::Seize => run.epoch + 1,

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::{FactWrite, Mail};
+
 /// Names a run. UUID version 7: sorts by creation time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -20,6 +22,14 @@ impl RunId {
     #[must_use]
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// The smallest id that can have been made at a time.
+    pub(crate) fn earliest(at: Timestamp) -> Self {
+        let ms = u64::try_from(at.0).unwrap_or(0).min((1 << 48) - 1);
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+        Self(Uuid::from_bytes(bytes))
     }
 
     /// The id as 16 bytes, in sort order.
@@ -183,6 +193,8 @@ pub enum Disposition {
         /// When it becomes claimable by itself.
         wake_at: Option<Timestamp>,
     },
+    /// Nobody executes it, whatever arrives for it, until an append that seizes it says otherwise.
+    Paused,
     /// It is over and is never claimed again.
     Ended,
 }
@@ -213,6 +225,14 @@ pub struct RunHead {
     pub created_at: Timestamp,
     /// When its log last grew, its card was updated or its owner changed.
     pub updated_at: Timestamp,
+    /// The conversation or the like that it belongs to.
+    pub session: Option<String>,
+    /// Words that people find it by.
+    pub tags: Vec<String>,
+    /// The run that started it.
+    pub parent: Option<RunId>,
+    /// What is wrong with it, as one word, while it goes on or after it has ended.
+    pub problem: Option<String>,
     /// Whatever lists show beside it.
     pub summary: Bytes,
 }
@@ -230,12 +250,49 @@ pub struct NewRun {
     pub priority: i32,
     /// A key that makes creating it idempotent within the tenant.
     pub key: Option<String>,
+    /// The conversation or the like that it belongs to.
+    pub session: Option<String>,
+    /// Words that people find it by.
+    pub tags: Vec<String>,
+    /// The run that starts it.
+    pub parent: Option<RunId>,
+    /// What a search looks through; of a longer one the first [`TEXT_BYTES_MAX`] bytes.
+    pub text: String,
     /// Its first events.
     pub events: Vec<NewEvent>,
     /// Blobs that the events refer to.
     pub blobs: Vec<Blob>,
     /// Its first state.
     pub head: HeadUpdate,
+}
+
+/// How much of a run's text a search looks through, in bytes.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+impl NewRun {
+    /// A run of an agent for a tenant, under a new id, with nothing else said of it.
+    #[must_use]
+    pub fn new(tenant: String, agent: String, events: Vec<NewEvent>, head: HeadUpdate) -> Self {
+        Self {
+            id: RunId::generate(),
+            tenant,
+            agent,
+            priority: 0,
+            key: None,
+            session: None,
+            tags: Vec::new(),
+            parent: None,
+            text: String::new(),
+            events,
+            blobs: Vec::new(),
+            head,
+        }
+    }
+
+    /// The part of the text that is searched.
+    pub(crate) fn searched(&self) -> &str {
+        &self.text[..self.text.floor_char_boundary(TEXT_BYTES_MAX)]
+    }
 }
 
 /// What [`Journal::create`](crate::Journal::create) did.
@@ -253,7 +310,10 @@ pub struct HeadUpdate {
     /// The state, as one word.
     pub state: String,
     /// What the scheduler may do with the run. Anything but [`Disposition::Held`] gives up ownership.
+    /// A run that is parked while mail waits for it becomes ready instead, in the same transaction.
     pub disposition: Disposition,
+    /// What is wrong with the run, as one word.
+    pub problem: Option<String>,
     /// Whatever lists show beside it.
     pub summary: Bytes,
 }
@@ -283,7 +343,8 @@ pub struct Append {
     pub expected_seq: u64,
     /// The events, in order. May be empty if something else is to be written.
     pub events: Vec<NewEvent>,
-    /// Blobs to keep; those that are there already cost nothing.
+    /// Blobs to keep; those that are there already cost nothing. A blob stays as long as a run that it
+    /// was handed over with: whoever repeats a reference hands the blob over again.
     pub blobs: Vec<Blob>,
     /// A snapshot of the state after these events; the oldest beyond
     /// [`CHECKPOINTS_KEPT`](crate::CHECKPOINTS_KEPT) is dropped.
@@ -292,6 +353,32 @@ pub struct Append {
     pub head: Option<HeadUpdate>,
     /// Idempotency keys whose operation these events complete.
     pub keys: Vec<KeySettlement>,
+    /// Letters to other runs, sent with these events or not at all.
+    pub mail: Vec<Mail>,
+    /// Letters of this run that these events have taken up, by their numbers: they are not shown again.
+    pub taken: Vec<i64>,
+    /// Facts that become true with these events.
+    pub facts: Vec<FactWrite>,
+}
+
+impl Append {
+    /// An append that writes nothing yet.
+    #[must_use]
+    pub const fn new(run: RunId, fence: Fence, expected_seq: u64) -> Self {
+        Self {
+            run,
+            fence,
+            expected_seq,
+            events: Vec::new(),
+            blobs: Vec::new(),
+            checkpoint: None,
+            head: None,
+            keys: Vec::new(),
+            mail: Vec::new(),
+            taken: Vec::new(),
+            facts: Vec::new(),
+        }
+    }
 }
 
 /// Where an append ended up.
@@ -314,6 +401,22 @@ pub struct RunFilter {
     pub agent: Option<String>,
     /// Only in one of these states; empty means any.
     pub states: Vec<String>,
+    /// Only of this session.
+    pub session: Option<String>,
+    /// Only with this tag.
+    pub tag: Option<String>,
+    /// Only those that this run started.
+    pub parent: Option<RunId>,
+    /// Only with one of these problems.
+    pub problems: Vec<String>,
+    /// Only with any problem at all.
+    pub any_problem: bool,
+    /// Only created at or after this time.
+    pub since: Option<Timestamp>,
+    /// Only created before this time.
+    pub until: Option<Timestamp>,
+    /// Only whose text holds every one of these words, anywhere and in any case of ASCII letters.
+    pub text: Vec<String>,
     /// Only runs older than this one: the cursor that the page before ended with.
     pub before: Option<RunId>,
     /// Rows on a page; 0 means 50, and more than 500 means 500.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::problems::RepeatRule;
+
 /// Model answers after which a run stops (SCOPE G2).
 pub const DEFAULT_MAX_ITERATIONS: u32 = 100;
 
@@ -40,6 +42,13 @@ pub struct AgentSpec {
     /// Sampling temperature. Default: the provider's.
     #[serde(default)]
     pub temperature: Option<f64>,
+    /// Tokens, input and output together, beyond which a run counts as costly. Default: found from the runs
+    /// before.
+    #[serde(default)]
+    pub tokens_expected: Option<u64>,
+    /// When its calls count as repeating. Default: as for every agent.
+    #[serde(default)]
+    pub repeating: Option<RepeatRule>,
 }
 
 const fn default_max_iterations() -> u32 {
@@ -68,6 +77,8 @@ impl AgentSpec {
             total_timeout: default_total_timeout(),
             max_output_tokens: None,
             temperature: None,
+            tokens_expected: None,
+            repeating: None,
         }
     }
 

@@ -1,28 +1,41 @@
 //! What the branches of one run share while its code runs: the journal, and who is doing what.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use steadfast_store::Timestamp;
-use tokio_util::sync::CancellationToken;
+use steadfast_store::{RunId, Timestamp};
 
-use crate::catalog::Catalog;
+use super::CodePolicy;
 use crate::error::RuntimeError;
-use crate::event::RunEvent;
+use crate::event::{RunEvent, WaitReason};
 use crate::journal::RunJournal;
+use crate::problems::Pulse;
+use crate::run::Run;
+use crate::shared::{Mailbell, Shared};
 
 /// Shared by every branch of one run's code.
 pub(crate) struct Board {
     /// Held for an append, never while something outside is awaited.
     pub(crate) journal: tokio::sync::Mutex<RunJournal>,
-    pub(crate) catalog: Arc<Catalog>,
-    pub(crate) now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-    pub(crate) drain: CancellationToken,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) policy: CodePolicy,
+    /// Rung when letters may wait for the run.
+    mail: Arc<Mailbell>,
+    /// Somebody wants the run to be put aside: no further step begins.
+    pausing: AtomicBool,
+    /// The run is to be cancelled: only what undoes begins.
+    cancelling: AtomicBool,
+    /// When something must have happened.
+    pub(crate) pulse: Arc<Pulse>,
     activity: Mutex<Activity>,
     /// Steps that this execution has come to.
     met: Mutex<BTreeSet<String>>,
+    /// How often this execution has said that it waits for a signal.
+    asked: Mutex<BTreeMap<String, u32>>,
     /// Why something could not be written down: the code goes no further.
     problem: Mutex<Option<RuntimeError>>,
 }
@@ -32,19 +45,68 @@ pub(crate) struct Board {
 struct Activity {
     /// Branches that append or do something outside.
     busy: usize,
-    /// Branches that wait for a time, each with when it goes on.
-    waits: Vec<Timestamp>,
-    /// Branches that stand still because the node drains.
+    /// What branches wait for, each under a number of its own.
+    waits: BTreeMap<u64, Awaited>,
+    next_wait: u64,
+    /// Branches that stand still because the node drains, or the run is to pause or to end.
     held: usize,
 }
 
+/// What a branch waits for, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    pub(crate) what: What,
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// What a branch waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The time alone.
+    Time,
+    /// That something is said under this name.
+    Signal(String),
+    /// The end of a run that this one has started.
+    Child(RunId),
+}
+
+impl What {
+    fn has_come(&self, run: &Run) -> bool {
+        match self {
+            Self::Time => false,
+            Self::Signal(name) => run.signals.contains_key(name),
+            Self::Child(child) => run.children.contains_key(child),
+        }
+    }
+
+    const fn reason(&self) -> WaitReason {
+        match self {
+            Self::Time => WaitReason::Timer,
+            Self::Signal(_) => WaitReason::Signal,
+            Self::Child(_) => WaitReason::Child,
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::Time => "the code waits for a time".to_owned(),
+            Self::Signal(name) => format!("the code waits for signal `{name}`"),
+            Self::Child(child) => format!("the code waits for run {child}"),
+        }
+    }
+}
+
 /// Why nothing more happens until something from outside happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Blocked {
-    /// Every branch waits for a time; the first of them.
-    Until(Timestamp),
+    /// Every branch waits.
+    Waiting(Vec<Awaited>),
     /// The node drains.
     Drained,
+    /// The run is to be put aside.
+    Pausing,
+    /// The run is to be cancelled, and the code has come to what it has not begun.
+    Cancelling,
     /// Something could not be written down: the run is no longer this node's to execute.
     Unwritten,
 }
@@ -53,36 +115,54 @@ pub(crate) enum Blocked {
 pub(crate) struct Busy<'b>(&'b Board);
 
 /// A branch waits; dropping it ends that.
-pub(crate) struct Waits<'b>(&'b Board, Timestamp);
+pub(crate) struct Waits<'b>(&'b Board, u64);
 
-/// A branch stands still because the node drains.
+/// A branch stands still; dropping it ends that.
 pub(crate) struct Held<'b>(&'b Board);
 
 impl Board {
     pub(crate) fn new(
         journal: RunJournal,
-        catalog: Arc<Catalog>,
-        now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-        drain: CancellationToken,
+        shared: Arc<Shared>,
+        policy: CodePolicy,
+        mail: Arc<Mailbell>,
     ) -> Self {
-        let (journal, activity) = (tokio::sync::Mutex::new(journal), Mutex::default());
+        let cancelling = AtomicBool::new(journal.run().cancelling.is_some());
+        let pulse = Arc::clone(journal.pulse());
         Self {
-            journal,
-            catalog,
-            now,
-            drain,
-            activity,
+            journal: tokio::sync::Mutex::new(journal),
+            shared,
+            policy,
+            mail,
+            pausing: AtomicBool::new(false),
+            cancelling,
+            pulse,
+            activity: Mutex::default(),
             met: Mutex::default(),
+            asked: Mutex::default(),
             problem: Mutex::new(None),
         }
+    }
+
+    /// The time by the store's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.shared.store.now()
     }
 
     /// Appends an event. If that cannot be, this never returns: the code must not go on as if it had been
     /// done, nor as if it had failed.
     pub(crate) async fn append(&self, journal: &mut RunJournal, event: RunEvent) {
-        if let Err(error) = journal.append(vec![event]).await {
-            self.problem.lock().get_or_insert(error);
-            pending::<()>().await;
+        self.must(journal.append(vec![event]).await).await;
+    }
+
+    /// What the store gave. If it gave nothing, this never returns, for the same reason.
+    pub(crate) async fn must<T>(&self, result: Result<T, RuntimeError>) -> T {
+        match result {
+            Ok(value) => value,
+            Err(error) => {
+                self.problem.lock().get_or_insert(error);
+                pending().await
+            }
         }
     }
 
@@ -96,14 +176,99 @@ impl Board {
         self.met.lock().insert(step.to_owned())
     }
 
+    /// The steps that the log holds and this execution has not come to; what undoes is not among them.
+    pub(crate) fn unmet(&self, run: &Run) -> Vec<String> {
+        let met = self.met.lock();
+        let steps = run
+            .steps
+            .by_name
+            .iter()
+            .filter(|(name, record)| !record.undoes && !met.contains(name.as_str()));
+        steps.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How often this execution has asked for a signal of this name, this time included.
+    pub(crate) fn ask(&self, signal: &str) -> u32 {
+        let mut asked = self.asked.lock();
+        let count = asked.entry(signal.to_owned()).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// What is said to the run is written down.
+    async fn read_mail(&self) {
+        if !self.mail.take() {
+            return;
+        }
+        let mut journal = self.journal.lock().await;
+        let before = journal.run().seq;
+        let pausing = self.must(journal.take_letters(false).await).await;
+        self.pausing.store(pausing, Ordering::Relaxed);
+        if journal.run().seq != before {
+            // other branches may wait for it
+            self.mail.wake();
+        }
+    }
+
+    /// Whether no further step may begin, because the node drains or the run is to pause or to end.
+    pub(crate) async fn stands_still(&self) -> bool {
+        self.read_mail().await;
+        self.shared.drain.is_cancelled()
+            || self.pausing.load(Ordering::Relaxed)
+            || self.begins_nothing()
+    }
+
+    /// Whether the run is to be cancelled, and its code is only to come to where it was.
+    pub(crate) fn begins_nothing(&self) -> bool {
+        self.cancelling.load(Ordering::Relaxed)
+    }
+
+    /// The code has been left; from here on steps undo.
+    pub(crate) fn begin_undoing(&self) {
+        self.cancelling.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits for something, or until its time; `true` if it has come. While every branch waits, the run is
+    /// put aside and this never returns.
+    pub(crate) async fn has_come(&self, awaited: &Awaited) -> bool {
+        loop {
+            // Before looking: what comes between the look and the wait is not missed.
+            let ring = self.mail.next();
+            {
+                let _busy = self.busy();
+                self.read_mail().await;
+                if awaited.what.has_come(self.journal.lock().await.run()) {
+                    return true;
+                }
+            }
+            if self.begins_nothing() {
+                let _held = self.hold();
+                pending::<()>().await;
+            }
+            let left = awaited.until.map(|until| until.0.saturating_sub(self.now().0));
+            if left.is_some_and(|left| left <= 0) {
+                return false;
+            }
+            let _waits = self.wait(awaited.clone());
+            tokio::select! {
+                () = ring => {}
+                // Runs out only while another branch is busy; otherwise the run is put aside.
+                () = sleep(left) => {}
+            }
+        }
+    }
+
     pub(crate) fn busy(&self) -> Busy<'_> {
         self.activity.lock().busy += 1;
         Busy(self)
     }
 
-    pub(crate) fn wait(&self, until: Timestamp) -> Waits<'_> {
-        self.activity.lock().waits.push(until);
-        Waits(self, until)
+    fn wait(&self, awaited: Awaited) -> Waits<'_> {
+        let mut activity = self.activity.lock();
+        let number = activity.next_wait;
+        activity.next_wait += 1;
+        activity.waits.insert(number, awaited);
+        Waits(self, number)
     }
 
     pub(crate) fn hold(&self) -> Held<'_> {
@@ -120,11 +285,48 @@ impl Board {
         if activity.busy > 0 {
             return None;
         }
-        if activity.held > 0 {
-            return Some(Blocked::Drained);
+        if self.begins_nothing() && (activity.held > 0 || !activity.waits.is_empty()) {
+            return Some(Blocked::Cancelling);
         }
-        activity.waits.iter().min().copied().map(Blocked::Until)
+        if activity.held > 0 {
+            let pausing = self.pausing.load(Ordering::Relaxed);
+            return Some(if pausing { Blocked::Pausing } else { Blocked::Drained });
+        }
+        if activity.waits.is_empty() {
+            return None;
+        }
+        // A branch that was woken and has not looked yet: put aside now, nothing would wake the run.
+        let journal = self.journal.try_lock().ok()?;
+        if activity.waits.values().any(|awaited| awaited.what.has_come(journal.run())) {
+            return None;
+        }
+        Some(Blocked::Waiting(activity.waits.values().cloned().collect()))
     }
+}
+
+/// For a time in milliseconds; without one, for ever.
+async fn sleep(left_ms: Option<i64>) {
+    match left_ms.map(|left| u64::try_from(left).unwrap_or(0)) {
+        Some(left) => tokio::time::sleep(Duration::from_millis(left)).await,
+        None => pending().await,
+    }
+}
+
+/// The event that puts a run aside whose branches all wait.
+pub(crate) fn parked(waits: &[Awaited]) -> RunEvent {
+    let wake_at = waits.iter().filter_map(|awaited| awaited.until).min();
+    // What somebody has to do is told before what happens by itself.
+    let told = waits.iter().max_by_key(|awaited| match awaited.what {
+        What::Signal(_) => 2,
+        What::Child(_) => 1,
+        What::Time => 0,
+    });
+    let reason = told.map_or(WaitReason::Timer, |awaited| awaited.what.reason());
+    let mut detail = told.map_or_else(String::new, |awaited| awaited.what.detail());
+    if waits.len() > 1 {
+        detail.push_str(&format!(", and {} more", waits.len() - 1));
+    }
+    RunEvent::Parked { reason, wake_at, detail }
 }
 
 impl Drop for Busy<'_> {
@@ -135,10 +337,7 @@ impl Drop for Busy<'_> {
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        let waits = &mut self.0.activity.lock().waits;
-        if let Some(place) = waits.iter().position(|until| *until == self.1) {
-            waits.swap_remove(place);
-        }
+        self.0.activity.lock().waits.remove(&self.1);
     }
 }
 

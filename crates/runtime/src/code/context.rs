@@ -1,17 +1,17 @@
 //! What the code of a run is given.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use steadfast_guard::{Classify, Effect};
+use steadfast_guard::Effect;
 use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
-use super::board::Board;
+use super::board::{Awaited, Board, What};
+use super::compensate::Undo;
 use super::step::{DEFAULT_TIMEOUT, Step, StepCall, StepError};
 use crate::event::RunEvent;
 
@@ -50,14 +50,6 @@ pub struct RunContext {
     pub(super) id: RunId,
     pub(super) input: Arc<str>,
 }
-
-/// What undoes a step, once the code has failed.
-pub(super) struct Undo {
-    pub(super) name: String,
-    pub(super) run: Box<dyn FnOnce(RunContext) -> Undoing + Send>,
-}
-
-pub(super) type Undoing = Pin<Box<dyn Future<Output = Result<(), StepError>> + Send>>;
 
 impl std::fmt::Debug for RunContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,43 +97,78 @@ impl RunContext {
     /// # Errors
     /// The time cannot be written down.
     pub async fn sleep(&self, name: impl Into<String>, time: Duration) -> Result<(), StepError> {
-        let board = &self.board;
-        let until = self.step(name).read().call(|_| async move {
-            let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-            Ok::<_, StepError>((board.now)().0.saturating_add(time_ms))
-        });
-        let until = Timestamp(until.await?);
-        let left = until.0 - (board.now)().0;
-        if let Ok(left) = u64::try_from(left) {
-            let _waits = board.wait(until);
-            // Runs out only while another branch is busy; otherwise the run is put aside.
-            tokio::time::sleep(Duration::from_millis(left)).await;
-        }
+        let until = Some(self.until(name.into(), time).await?);
+        self.board.has_come(&Awaited { what: What::Time, until }).await;
         Ok(())
     }
 
-    /// Says how to undo what has been done, should the code fail later (SCOPE R12). Undoing goes backwards,
-    /// from what was said last; each is a step of its own, called `undo NAME`, with a key, and is done once
-    /// over crashes. It may be repeated with the same key, so it must be harmless to repeat.
+    /// When so long will have passed from when this was first asked under the name.
+    pub(super) async fn until(&self, name: String, time: Duration) -> Result<Timestamp, StepError> {
+        let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        self.remember(name, || Timestamp(self.board.now().0.saturating_add(time_ms))).await
+    }
+
+    /// Makes a value once and remembers it: what would be another one each time the code is run. What is
+    /// made must reach nothing outside; [`RunContext::step`] does that.
     ///
-    /// Say it right behind the step that it undoes, or before it if the step's outcome may be unknown.
-    pub fn undo_by<F, E>(
+    /// ```
+    /// # use steadfast_runtime::code::{RunContext, StepError};
+    /// async fn lottery(run: RunContext) -> Result<Vec<u64>, StepError> {
+    ///     let drawn = || (0..3).map(|n| n * 7).collect();
+    ///     run.remember("drawn", drawn).await
+    /// }
+    /// # steadfast_runtime::Catalog::builder().code("lottery", lottery).build().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Step::call`].
+    pub async fn remember<T>(
         &self,
         name: impl Into<String>,
-        operation: impl FnMut(StepCall) -> F + Send + 'static,
-    ) where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Classify + std::error::Error + Send + 'static,
+        make: impl FnOnce() -> T,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
     {
-        let name = format!("undo {}", name.into());
-        let step = name.clone();
-        let run = Box::new(move |context: Self| -> Undoing {
-            Box::pin(async move {
-                let described = context.step(step).idempotent();
-                Step { undoes: true, ..described }.call(operation).await
-            })
-        });
-        self.undos.lock().push(Undo { name, run });
+        let mut make = Some(make);
+        let made = |_: StepCall| {
+            let made = make.take().map(|make| make());
+            async move { made.ok_or_else(|| StepError::failed("it is made once")) }
+        };
+        self.step(name).read().call(made).await
+    }
+
+    /// The time by the store's clock, when the code first asked under this name.
+    ///
+    /// # Errors
+    /// As [`Step::call`].
+    pub async fn now(&self, name: impl Into<String>) -> Result<Timestamp, StepError> {
+        self.remember(name, || self.board.now()).await
+    }
+
+    /// A random number, the same ever after.
+    ///
+    /// # Errors
+    /// As [`Step::call`].
+    pub async fn random(&self, name: impl Into<String>) -> Result<u64, StepError> {
+        self.remember(name, || fastrand::u64(..)).await
+    }
+
+    /// A new UUID (version 7) as text with hyphens, the same ever after.
+    ///
+    /// # Errors
+    /// As [`Step::call`].
+    pub async fn uuid(&self, name: impl Into<String>) -> Result<String, StepError> {
+        self.remember(name, || RunId::generate().to_string()).await
+    }
+
+    /// Takes a checkpoint of the run as it is (SCOPE C3): resuming reads on from here. The runtime takes
+    /// checkpoints by itself; this is for where the code knows of a good place.
+    pub async fn checkpoint(&self) {
+        let _busy = self.board.busy();
+        let mut journal = self.board.journal.lock().await;
+        let taken = journal.checkpoint().await;
+        self.board.must(taken).await;
     }
 
     /// Tells where the run stands (SCOPE C7). A checkpoint is taken.

@@ -6,55 +6,125 @@ use std::task::Poll;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use steadfast_store::Timestamp;
-use tokio_util::sync::CancellationToken;
 
-use super::board::{Blocked, Board};
+use super::board::{Blocked, Board, parked};
+use super::child::end_children;
+use super::compensate::{Undo, Undone, undo};
 use super::context::RunContext;
 use super::step::StepError;
 use super::{Code, Running};
-use crate::catalog::Catalog;
+use crate::driver::Outcome;
 use crate::error::RuntimeError;
-use crate::event::{RunEvent, StopReason, WaitReason};
-use crate::journal::RunJournal;
-
-/// How an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The run is over or put aside; its state says which.
-    Settled,
-    /// The node drains.
-    Drained,
-}
+use crate::event::{RunEvent, StopReason};
+use crate::run::Cancelling;
 
 /// Runs the code from its beginning; what it has done already is remembered.
 ///
+/// Of a run that is to be cancelled the code is run to where it had come, so that it says what undoes what;
+/// nothing that it has not begun begins.
+///
 /// # Errors
 /// The store refused or failed: the run is no longer this node's to execute.
-pub(crate) async fn drive(
-    code: &Code,
-    journal: RunJournal,
-    catalog: Arc<Catalog>,
-    now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-    drain: CancellationToken,
-) -> Result<Ended, RuntimeError> {
-    let (id, input) = (journal.run().id, journal.run().input.as_str().into());
-    let board = Arc::new(Board::new(journal, catalog, now, drain));
+pub(crate) async fn drive(code: &Code, board: Board) -> Result<Outcome, RuntimeError> {
+    let board = Arc::new(board);
+    let (id, input, cancelling) = {
+        let journal = board.journal.lock().await;
+        let run = journal.run();
+        (run.id, run.input.as_str().into(), run.cancelling.clone())
+    };
     let undos = Arc::new(Mutex::new(Vec::new()));
     let context = RunContext { board: Arc::clone(&board), undos: Arc::clone(&undos), id, input };
-    let event = match execute(&board, code(context.clone())).await {
-        Reached::Blocked(blocked) => return settle(&board, blocked).await,
-        Reached::End(Ok(output)) => RunEvent::Succeeded { output: output.to_string() },
-        Reached::End(Err(error)) => {
-            let undone = async move { Ok(Value::String(undo(&context, &undos).await)) };
-            match execute(&board, Box::pin(undone)).await {
-                Reached::Blocked(blocked) => return settle(&board, blocked).await,
-                Reached::End(told) => failed(&error, told.unwrap_or_default().as_str()),
-            }
+    let is_left = cancelling.is_some() && !board.policy.compensate_on_cancel;
+    let reached = if is_left {
+        Reached::Blocked(Blocked::Cancelling)
+    } else {
+        execute(&board, code(context.clone())).await
+    };
+    let unmet = if is_left { Vec::new() } else { board.unmet(board.journal.lock().await.run()) };
+    let why = match (reached, cancelling) {
+        (Reached::End(_) | Reached::Blocked(Blocked::Cancelling), Some(wish)) => Why::Wish(wish),
+        (Reached::Blocked(blocked), _) => return settle(&board, blocked).await,
+        (Reached::End(Err(error)), None) => Why::Failure(error),
+        (Reached::End(Ok(output)), None) => {
+            let succeeded = RunEvent::Succeeded { output: output.to_string() };
+            return end(&board, unmet, succeeded).await;
         }
     };
-    board.journal.lock().await.append(vec![event]).await?;
-    Ok(Ended::Settled)
+    board.begin_undoing();
+    let undone = Arc::new(Mutex::new(Undone::default()));
+    let undoing = give_up(context, why.clone(), undos, Arc::clone(&undone));
+    if let Reached::Blocked(blocked) = execute(&board, Box::pin(undoing)).await {
+        return settle(&board, blocked).await;
+    }
+    let undone = std::mem::take(&mut *undone.lock());
+    end(&board, unmet.clone(), ending(why, &undone, &unmet)).await
+}
+
+/// Why a run does not reach its end.
+#[derive(Clone)]
+enum Why {
+    Failure(StepError),
+    Wish(Cancelling),
+}
+
+/// Ends what the run has begun, and undoes what it has done.
+async fn give_up(
+    context: RunContext,
+    why: Why,
+    undos: Arc<Mutex<Vec<Undo>>>,
+    into: Arc<Mutex<Undone>>,
+) -> Result<Value, StepError> {
+    let mut undone = Undone::default();
+    let policy = context.board.policy;
+    match why {
+        Why::Wish(_) => end_children(&context, "its parent is cancelled", &mut undone).await,
+        Why::Failure(_) if policy.cancel_children_on_failure => {
+            end_children(&context, "its parent failed", &mut undone).await;
+        }
+        Why::Failure(_) => {}
+    }
+    // Without the wish to undo, the code was not run and nothing was said.
+    undo(&context, &undos, &mut undone).await;
+    *into.lock() = undone;
+    Ok(Value::Null)
+}
+
+fn ending(why: Why, undone: &Undone, unmet: &[String]) -> RunEvent {
+    let mut told = undone.told.clone();
+    if !unmet.is_empty() {
+        told.push_str(&format!(
+            "; the code never came to these steps of the log, and what undoes them was not said: {}",
+            unmet.join(", ")
+        ));
+    }
+    match (why, undone.failed) {
+        (Why::Failure(error), _) => RunEvent::Failed {
+            stop: StopReason::Error { class: error.class },
+            message: format!("{error}{told}"),
+        },
+        (Why::Wish(Cancelling { by, reason }), None) => {
+            let reason = match (reason, told.strip_prefix("; ")) {
+                (reason, None) => reason,
+                (None, Some(told)) => Some(told.to_owned()),
+                (Some(reason), Some(_)) => Some(format!("{reason}{told}")),
+            };
+            RunEvent::Cancelled { by, reason }
+        }
+        (Why::Wish(Cancelling { by, reason }), Some(class)) => {
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let message = format!(
+                "cancelled by {by}{reason}, and not everything could be undone{told}; resume the run to try \
+                 again what failed"
+            );
+            RunEvent::Failed { stop: StopReason::Error { class }, message }
+        }
+    }
+}
+
+async fn end(board: &Board, unmet: Vec<String>, event: RunEvent) -> Result<Outcome, RuntimeError> {
+    let unmet = Some(RunEvent::StepsUnmet { steps: unmet.clone() }).filter(|_| !unmet.is_empty());
+    board.journal.lock().await.append(unmet.into_iter().chain([event]).collect()).await?;
+    Ok(Outcome::Settled)
 }
 
 enum Reached {
@@ -74,35 +144,17 @@ async fn execute(board: &Board, mut running: Running) -> Reached {
     .await
 }
 
-async fn settle(board: &Board, blocked: Blocked) -> Result<Ended, RuntimeError> {
-    let until = match blocked {
-        Blocked::Drained => return Ok(Ended::Drained),
-        Blocked::Until(until) => until,
-        Blocked::Unwritten => return board.take_problem().map_or(Ok(Ended::Drained), Err),
+async fn settle(board: &Board, blocked: Blocked) -> Result<Outcome, RuntimeError> {
+    let waits = match blocked {
+        // Only the code of a run that is to be cancelled blocks so, and that is gone on with.
+        Blocked::Drained | Blocked::Cancelling => return Ok(Outcome::Drained),
+        Blocked::Pausing => {
+            board.journal.lock().await.take_letters(true).await?;
+            return Ok(Outcome::Settled);
+        }
+        Blocked::Waiting(waits) => waits,
+        Blocked::Unwritten => return board.take_problem().map_or(Ok(Outcome::Drained), Err),
     };
-    let detail = "the code waits for this time".to_owned();
-    let parked = RunEvent::Parked { reason: WaitReason::Timer, wake_at: Some(until), detail };
-    board.journal.lock().await.append(vec![parked]).await?;
-    Ok(Ended::Settled)
-}
-
-/// Undoes what was done, the last first; what cannot be undone does not stop the others. Says what came of
-/// it.
-async fn undo(context: &RunContext, undos: &Mutex<Vec<super::context::Undo>>) -> String {
-    let mut told = String::new();
-    let undos = std::mem::take(&mut *undos.lock());
-    for undo in undos.into_iter().rev() {
-        let name = undo.name;
-        let line = match (undo.run)(context.clone()).await {
-            Ok(()) => format!("; {name}: done"),
-            Err(error) => format!("; {name}: FAILED: {}", error.message),
-        };
-        told.push_str(&line);
-    }
-    told
-}
-
-fn failed(error: &StepError, undone: Option<&str>) -> RunEvent {
-    let message = format!("{error}{}", undone.unwrap_or_default());
-    RunEvent::Failed { stop: StopReason::Error { class: error.class }, message }
+    board.journal.lock().await.append(vec![parked(&waits)]).await?;
+    Ok(Outcome::Settled)
 }

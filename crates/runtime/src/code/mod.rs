@@ -10,9 +10,13 @@
 //! cannot be read is reported with the step's name, and the run can be resumed once the code fits.
 
 mod board;
+mod child;
+mod compensate;
 mod context;
 mod drive;
+mod policy;
 mod record;
+mod signal;
 mod step;
 
 use std::future::Future;
@@ -22,10 +26,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
+pub(crate) use self::board::Board;
+pub use self::child::Child;
+pub use self::compensate::Compensation;
 pub use self::context::RunContext;
-pub(crate) use self::drive::{Ended, drive};
-pub use self::record::{StepFailure, StepRecord, StepState, Steps};
-pub use self::step::{Step, StepCall, StepError};
+pub(crate) use self::drive::drive;
+pub use self::policy::CodePolicy;
+pub use self::record::{ChildTries, StepFailure, StepRecord, StepState, Steps};
+pub use self::signal::{WaitFor, WaitWithin};
+pub use self::step::{ChildEnd, Step, StepCall, StepError};
 
 /// Code that runs can be of.
 pub(crate) type Code = Arc<dyn Fn(RunContext) -> Running + Send + Sync>;

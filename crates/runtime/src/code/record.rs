@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use steadfast_guard::{Effect, ErrorClass};
+use steadfast_store::RunId;
+
+use crate::run::Ending;
 
 /// The steps of a run that is code.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -14,6 +17,23 @@ pub struct Steps {
     /// How often the run has started over, after all that it had done was undone: part of every key, so
     /// that what was undone can be done anew.
     pub round: u32,
+    /// What became of children, by the step that starts them, when the run was resumed.
+    #[serde(default)]
+    pub tries: BTreeMap<String, ChildTries>,
+}
+
+/// How a resumed run comes to a child that did not succeed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildTries {
+    /// How often it was cancelled and is to be started anew.
+    pub anew: u32,
+    /// It failed, and is to be resumed.
+    pub again: bool,
+}
+
+/// The name of the step that starts a child.
+pub(crate) fn child_step(name: &str) -> String {
+    format!("child {name}")
 }
 
 /// One step.
@@ -83,6 +103,22 @@ impl Steps {
         self.by_name.insert(name, StepRecord { state, undoes });
     }
 
+    /// A wait for a signal is over.
+    pub(crate) fn heard(&mut self, name: String, said: Option<Value>) {
+        // A list, so that nothing said and `null` said differ.
+        self.finished(name, Ok(said.into_iter().collect()), false);
+    }
+
+    /// The children that the run has started, each with the step that did.
+    pub(crate) fn children(&self) -> impl Iterator<Item = (&str, RunId)> {
+        self.by_name.iter().filter(|(name, _)| name.starts_with(&child_step(""))).filter_map(
+            |(name, record)| match &record.state {
+                StepState::Done { output } => Some((name.as_str(), output.as_str()?.parse().ok()?)),
+                _ => None,
+            },
+        )
+    }
+
     /// The run was left: what was under way is interrupted.
     pub(crate) fn interrupt(&mut self) {
         for record in self.by_name.values_mut() {
@@ -93,16 +129,33 @@ impl Steps {
     }
 
     /// A failed run is to go on. What failed is tried again; a run that was undone starts over; one whose
-    /// undoing failed goes on undoing.
-    pub(crate) fn reopen(&mut self) {
+    /// undoing failed goes on undoing. Children that failed are resumed, and those that were cancelled
+    /// started anew.
+    pub(crate) fn reopen(&mut self, children: &mut BTreeMap<RunId, Ending>) {
         let failed = |record: &StepRecord| matches!(record.state, StepState::Failed { .. });
         let undoing = self.by_name.values().any(|record| record.undoes && failed(record));
         if undoing {
             self.by_name.retain(|_, record| !(record.undoes && failed(record)));
         } else if self.by_name.values().any(|record| record.undoes) {
-            *self = Self { by_name: BTreeMap::new(), round: self.round + 1 };
+            *self = Self { round: self.round + 1, ..Self::default() };
         } else {
             self.by_name.retain(|_, record| !failed(record));
+            self.reopen_children(children);
+        }
+    }
+
+    fn reopen_children(&mut self, children: &mut BTreeMap<RunId, Ending>) {
+        let lost = |(name, child): (&str, RunId)| match children.get(&child) {
+            Some(Ending::Failed { .. }) => Some((name.to_owned(), child, true)),
+            Some(Ending::Cancelled { .. }) => Some((name.to_owned(), child, false)),
+            Some(Ending::Succeeded { .. }) | None => None,
+        };
+        for (name, child, is_failed) in self.children().filter_map(lost).collect::<Vec<_>>() {
+            let tries = self.tries.entry(name.clone()).or_default();
+            tries.again = is_failed;
+            tries.anew += u32::from(!is_failed);
+            children.remove(&child);
+            self.by_name.remove(&name);
         }
     }
 }
@@ -131,15 +184,37 @@ mod tests {
     #[test]
     fn r12_a_resumed_run_tries_again_what_failed() {
         let mut steps = after(&[("a", true, false), ("b", false, false)]);
-        steps.reopen();
+        steps.reopen(&mut BTreeMap::new());
         assert_eq!((names(&steps), steps.round), (vec!["a"], 0));
     }
 
     #[test]
     fn r12_a_run_that_was_undone_starts_over_with_other_keys() {
         let mut steps = after(&[("a", true, false), ("b", false, false), ("undo a", true, true)]);
-        steps.reopen();
+        steps.reopen(&mut BTreeMap::new());
         assert_eq!((names(&steps), steps.round), (vec![], 1));
+    }
+
+    #[test]
+    fn c5_a_resumed_run_resumes_children_that_failed_and_starts_cancelled_ones_anew() {
+        let ids = [RunId::generate(), RunId::generate(), RunId::generate()];
+        let stop = crate::event::StopReason::Refused;
+        let endings = [
+            Ending::Succeeded { output: String::new() },
+            Ending::Failed { stop, message: String::new() },
+            Ending::Cancelled { by: String::new(), reason: None },
+        ];
+        let mut children: BTreeMap<_, _> = ids.into_iter().zip(endings).collect();
+        let mut steps = after(&[("a", false, false)]);
+        for (name, id) in ["good", "failed", "cancelled"].into_iter().zip(ids) {
+            steps.finished(child_step(name), Ok(Value::String(id.to_string())), false);
+        }
+        steps.reopen(&mut children);
+        assert_eq!(names(&steps), ["child good"]);
+        assert_eq!(children.into_keys().collect::<Vec<_>>(), [ids[0]]);
+        let tries = |name: &str| steps.tries[&child_step(name)];
+        assert_eq!(tries("failed"), ChildTries { anew: 0, again: true });
+        assert_eq!(tries("cancelled"), ChildTries { anew: 1, again: false });
     }
 
     #[test]
@@ -150,7 +225,7 @@ mod tests {
             ("undo a", false, true),
             ("undo c", true, true),
         ]);
-        steps.reopen();
+        steps.reopen(&mut BTreeMap::new());
         assert_eq!((names(&steps), steps.round), (vec!["a", "b", "undo c"], 0));
     }
 }

@@ -9,12 +9,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass};
+use steadfast_store::RunId;
 use tokio::time::{Instant, timeout_at};
 
 use super::board::Board;
 use super::record::{StepFailure, StepState};
 use crate::call::chain;
 use crate::event::RunEvent;
+use crate::run::Ending;
 
 /// What a step's operation is told.
 #[derive(Clone, Debug)]
@@ -36,18 +38,40 @@ pub struct StepError {
     pub class: ErrorClass,
     /// What happened, for people.
     pub message: String,
+    /// The run that did not succeed, if the step was a child.
+    pub child: Option<Box<ChildEnd>>,
+}
+
+/// How a child ended that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildEnd {
+    /// The child.
+    pub run: RunId,
+    /// How it ended.
+    pub ending: Ending,
 }
 
 impl StepError {
     /// The code itself gives up.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { step: None, class: ErrorClass::InvalidRequest, message: message.into() }
+        let (class, message) = (ErrorClass::InvalidRequest, message.into());
+        Self { step: None, class, message, child: None }
     }
 
-    fn of(step: &str, failure: StepFailure) -> Self {
+    pub(super) fn of(step: &str, failure: StepFailure) -> Self {
         let StepFailure { class, message } = failure;
-        Self { step: Some(step.to_owned()), class, message }
+        Self { step: Some(step.to_owned()), class, message, child: None }
+    }
+
+    pub(super) fn at(step: &str, class: ErrorClass, message: impl Into<String>) -> Self {
+        Self::of(step, StepFailure { class, message: message.into() })
+    }
+
+    /// Two steps have one name.
+    pub(super) fn named_twice(step: &str) -> Self {
+        let message = "another step of this run has the same name: give each its own";
+        Self::at(step, ErrorClass::InvalidRequest, message)
     }
 }
 
@@ -142,16 +166,15 @@ impl Step<'_> {
     {
         let busy = self.board.busy();
         if !self.board.meet(&self.name) {
-            let message =
-                "another step of this run has the same name: give each its own".to_owned();
-            let (step, class) = (Some(self.name), ErrorClass::InvalidRequest);
-            return Err(StepError { step, class, message });
+            return Err(StepError::named_twice(&self.name));
         }
         let known = self.board.journal.lock().await.run().steps.get(&self.name).cloned();
         match known {
-            Some(StepState::Done { output }) => return self.read_back(output),
+            Some(StepState::Done { output }) => return read_back(&self.name, output),
             Some(StepState::Failed { failure }) => return Err(StepError::of(&self.name, failure)),
-            Some(StepState::Interrupted { effect: Effect::Once }) => {
+            Some(StepState::Interrupted { effect: Effect::Once })
+                if !self.board.begins_nothing() =>
+            {
                 let message =
                     "it was interrupted and may or may not have taken effect: look whether it \
                                did; resuming the run does it again"
@@ -160,7 +183,7 @@ impl Step<'_> {
             }
             Some(StepState::Interrupted { .. } | StepState::Started { .. }) | None => {}
         }
-        if self.board.drain.is_cancelled() {
+        if self.board.stands_still().await {
             let _held = self.board.hold();
             drop(busy);
             return pending().await;
@@ -168,7 +191,8 @@ impl Step<'_> {
         let key = self.begin(known.is_some()).await;
         match self.attempt(&key, &mut operation).await {
             Ok(value) => {
-                let output = serde_json::to_value(&value).map_err(|error| self.garbled(&error))?;
+                let output =
+                    serde_json::to_value(&value).map_err(|error| self.unwritable(&error))?;
                 self.append(RunEvent::StepFinished {
                     step: self.name.clone(),
                     output: Some(output),
@@ -207,16 +231,10 @@ impl Step<'_> {
         stream::iter(branches).buffered(limit.max(1)).try_collect().await
     }
 
-    fn read_back<T: DeserializeOwned>(&self, output: Value) -> Result<T, StepError> {
-        serde_json::from_value(output).map_err(|error| self.garbled(&error))
-    }
-
-    fn garbled(&self, error: &serde_json::Error) -> StepError {
-        let message = format!(
-            "its result does not fit the code ({error}): a step of this name returned something else; give \
-             the new step another name, or read the old result"
-        );
-        StepError { step: Some(self.name.clone()), class: ErrorClass::Malformed, message }
+    fn unwritable(&self, error: &serde_json::Error) -> StepError {
+        let message =
+            format!("its result cannot be written as JSON ({error}): return something else");
+        StepError::at(&self.name, ErrorClass::Malformed, message)
     }
 
     /// Writes the step ahead if it changes something, and gives its key.
@@ -245,6 +263,7 @@ impl Step<'_> {
         F: Future<Output = Result<T, E>>,
     {
         let deadline = Instant::now() + self.timeout;
+        self.board.pulse.begins(self.timeout);
         let Some(dependency) = &self.dependency else {
             let call = StepCall { key: key.to_owned(), deadline, attempt: 1 };
             return match timeout_at(deadline, operation(call)).await {
@@ -256,7 +275,7 @@ impl Step<'_> {
                 }
             };
         };
-        let Some(guard) = self.board.catalog.guard(dependency) else {
+        let Some(guard) = self.board.shared.catalog.guard(dependency) else {
             let message = format!("there is no dependency `{dependency}` to guard it");
             return Err((ErrorClass::NotFound, message));
         };
@@ -294,5 +313,48 @@ impl Step<'_> {
     async fn append(&self, event: RunEvent) {
         let mut journal = self.board.journal.lock().await;
         self.board.append(&mut journal, event).await;
+    }
+}
+
+/// What a step of this name returned before, as what the code expects now.
+pub(super) fn read_back<T: DeserializeOwned>(step: &str, output: Value) -> Result<T, StepError> {
+    let stored = shape(&output);
+    serde_json::from_value(output).map_err(|error| {
+        let expected = std::any::type_name::<T>();
+        let message = format!(
+            "its result does not fit the code: stored is {stored}, and the code expects a `{expected}` \
+             ({}). Give the new step another name, or read the old result",
+            misfit(&error)
+        );
+        StepError::at(step, ErrorClass::Malformed, message)
+    })
+}
+
+/// Why a value does not fit, without the value: a run's message is read by more people than its log.
+fn misfit(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    match told.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None if told.starts_with("missing field") => told,
+        None => "its shape differs".to_owned(),
+    }
+}
+
+/// Names of fields that are told of an object.
+const FIELDS_TOLD: usize = 12;
+
+/// What kind of value it is; what it says is for those who may read the log.
+fn shape(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing (`null`)".to_owned(),
+        Value::Bool(_) => "a boolean".to_owned(),
+        Value::Number(_) => "a number".to_owned(),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::Object(fields) => {
+            let names: Vec<_> = fields.keys().take(FIELDS_TOLD).map(String::as_str).collect();
+            let more = if fields.len() > FIELDS_TOLD { ", ..." } else { "" };
+            format!("an object with the fields {}{more}", names.join(", "))
+        }
     }
 }

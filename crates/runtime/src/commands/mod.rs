@@ -1,7 +1,9 @@
 //! What people and programs ask of a run. One command, one file.
 
 mod cancel;
+mod pause;
 mod resume;
+mod signal;
 mod submit;
 
 use std::sync::Arc;
@@ -9,21 +11,40 @@ use std::sync::Arc;
 use steadfast_store::{Append, Fence, RunId, Store, StoreError};
 
 pub use cancel::CancelRun;
-pub(crate) use cancel::cancel;
+pub(crate) use cancel::{cancel, orphaned};
+pub(crate) use pause::pause;
+pub use pause::{PauseRun, Pausing};
 pub use resume::ResumeRun;
 pub(crate) use resume::resume;
+pub use signal::SignalRun;
+pub(crate) use signal::{check_name as check_signal_name, signal};
 pub use submit::{INPUT_BYTES_MAX, SubmitRun, Submitted};
 pub(crate) use submit::{Labels, create, submit};
 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
 use crate::journal::{face, fold, unwritable};
+use crate::letters;
 use crate::run::Run;
+use crate::shared::Shared;
+use crate::state::Status;
 use crate::stored;
 
 /// How often a command is tried against a run that grows meanwhile. A driver appends a few times a
 /// second at most; sixteen losses in a row mean that something is wrong.
 const ATTEMPTS_MAX: u32 = 16;
+
+/// Where a run is in its life, by its card.
+pub(crate) async fn status(shared: &Shared, run: RunId) -> Result<Status, RuntimeError> {
+    let head = shared.store.head(run).await?.ok_or(RuntimeError::UnknownRun { run })?;
+    Status::parse(&head.state).ok_or_else(|| {
+        RuntimeError::Store(StoreError::Damaged {
+            what: "the state of a run",
+            place: shared.store.describe(),
+            problem: format!("`{}` is no state; a newer release may have written it", head.state),
+        })
+    })
+}
 
 /// Takes a run from whoever holds it and appends one event, in one transaction: from then on an append
 /// of the old owner is refused.
@@ -36,23 +57,34 @@ pub(crate) async fn seize(
     command: &'static str,
     event: RunEvent,
 ) -> Result<Run, RuntimeError> {
-    let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
+    seize_with(store, run, command, |_| event.clone()).await
+}
+
+/// The same, with an event that depends on what the run has done.
+///
+/// # Errors
+/// As [`seize`].
+pub(crate) async fn seize_with(
+    store: &Arc<dyn Store>,
+    run: RunId,
+    command: &'static str,
+    event: impl Fn(&Run) -> RunEvent,
+) -> Result<Run, RuntimeError> {
     for _ in 0..ATTEMPTS_MAX {
-        let (mut folded, _) = fold(store.as_ref(), run).await?;
+        let mut folded = fold(store.as_ref(), run).await?.run;
+        let event = event(&folded);
         if folded.status.next(&event).is_err() {
             return Err(RuntimeError::WrongState { run, command, status: folded.status });
         }
+        let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
         let expected_seq = folded.seq;
-        folded.apply(expected_seq + 1, store.now(), event.clone())?;
+        folded.apply(expected_seq + 1, store.now(), event)?;
         let append = Append {
-            run,
-            fence: Fence::Seize,
-            expected_seq,
-            events: vec![packed.clone()],
-            blobs: blobs.clone(),
-            checkpoint: None,
+            events: vec![packed],
+            blobs,
             head: Some(face(&folded)?),
-            keys: Vec::new(),
+            mail: letters::farewell_of(&folded).into_iter().collect(),
+            ..Append::new(run, Fence::Seize, expected_seq)
         };
         match store.append(append).await {
             Ok(_) => return Ok(folded),

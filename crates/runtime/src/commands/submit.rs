@@ -1,6 +1,6 @@
 //! Submit: a new run, accepted once it is on disk.
 
-use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunHead, RunId, Store};
+use steadfast_store::{Created, Disposition, HeadUpdate, NewRun, RunHead, Store};
 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
@@ -13,8 +13,14 @@ use crate::view::RunView;
 /// Longest input, in bytes (8 MiB); larger things belong into a file or a store that a tool reads.
 pub const INPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Longest tenant or idempotency key, in bytes.
+/// Longest tenant, session or idempotency key, in bytes.
 const LABEL_BYTES_MAX: usize = 256;
+
+/// Most tags of a run.
+const TAGS_MAX: usize = 64;
+
+/// Longest tag, in bytes.
+const TAG_BYTES_MAX: usize = 128;
 
 /// Asks for a new run.
 #[derive(Clone, Debug)]
@@ -29,6 +35,10 @@ pub struct SubmitRun {
     pub priority: i32,
     /// Submitting again with the same key gives the same run, for as long as the store keeps it.
     pub key: Option<String>,
+    /// The conversation or the like that it belongs to.
+    pub session: Option<String>,
+    /// Words that people find it by; their order does not count.
+    pub tags: Vec<String>,
 }
 
 impl SubmitRun {
@@ -41,6 +51,8 @@ impl SubmitRun {
             tenant: "default".to_owned(),
             priority: 0,
             key: None,
+            session: None,
+            tags: Vec::new(),
         }
     }
 
@@ -57,13 +69,31 @@ impl SubmitRun {
                  that a tool reads"
             ));
         }
-        for (what, label) in [("tenant", Some(&self.tenant)), ("key", self.key.as_ref())] {
+        for (what, label) in [
+            ("tenant", Some(&self.tenant)),
+            ("key", self.key.as_ref()),
+            ("session", self.session.as_ref()),
+        ] {
             let Some(label) = label else { continue };
             if label.is_empty() || label.len() > LABEL_BYTES_MAX {
                 return invalid(format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes"));
             }
         }
-        Ok(())
+        if self.tags.len() > TAGS_MAX {
+            let count = self.tags.len();
+            return invalid(format!("there are {count} tags, and the limit is {TAGS_MAX}"));
+        }
+        let fits = |tag: &&String| {
+            (1..=TAG_BYTES_MAX).contains(&tag.len()) && !tag.contains(char::is_control)
+        };
+        match self.tags.iter().find(|tag| !fits(tag)) {
+            Some(tag) => invalid(format!(
+                "a tag must have 1 to {TAG_BYTES_MAX} bytes, and no line breaks or other control \
+                 characters; `{}` has not",
+                tag.escape_debug()
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -85,13 +115,12 @@ pub(crate) async fn submit(shared: &Shared, command: SubmitRun) -> Result<Submit
         return Err(RuntimeError::UnknownAgent { name, known });
     }
     command.check()?;
-    let SubmitRun { agent, input, tenant, priority, key } = command;
-    let (head, new) = create(
-        shared.store.as_ref(),
-        RunEvent::Submitted { agent, input, call: None },
-        Labels { tenant, priority, key },
-    )
-    .await?;
+    let SubmitRun { agent, input, tenant, priority, key, session, mut tags } = command;
+    tags.sort_unstable();
+    tags.dedup();
+    let event = RunEvent::Submitted { agent, input, call: None, parent: None, session, tags };
+    let labels = Labels { tenant, priority, key };
+    let (head, new) = create(shared.store.as_ref(), event, labels).await?;
     if new {
         shared.announce(head.id, head.head_seq);
     }
@@ -111,20 +140,22 @@ pub(crate) async fn create(
     event: RunEvent,
     labels: Labels,
 ) -> Result<(RunHead, bool), RuntimeError> {
-    let RunEvent::Submitted { agent, input, .. } = &event else {
+    let RunEvent::Submitted { agent, input, parent, session, tags, .. } = &event else {
         let problem = format!("a run begins with `submitted`, not with `{}`", event.kind());
         return Err(RuntimeError::InvalidInput { problem });
     };
-    let (summary, agent) = (first_summary(input)?, agent.clone());
+    let (summary, agent, parent) = (first_summary(input)?, agent.clone(), *parent);
     let Labels { tenant, priority, key } = labels;
     let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
     let head = HeadUpdate {
         state: Status::Queued.as_str().to_owned(),
         disposition: Disposition::Ready,
+        problem: None,
         summary,
     };
-    let id = RunId::generate();
-    let new = NewRun { id, tenant, agent, priority, key, events: vec![packed], blobs, head };
+    let (text, session, tags) = (input.clone(), session.clone(), tags.clone());
+    let new = NewRun::new(tenant, agent, vec![packed], head);
+    let new = NewRun { priority, key, session, parent, text, tags, blobs, ..new };
     match store.create(new).await? {
         Created::New(head) => Ok((head, true)),
         Created::Existing(head) => {

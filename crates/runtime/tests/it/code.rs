@@ -223,7 +223,7 @@ fn order(world: &World) -> CatalogBuilder {
         async move {
             for name in ["reserve", "charge", "ship"] {
                 let undoing = world.clone();
-                run.undo_by(name, move |call| {
+                run.compensate(name).by(move |call| {
                     let world = undoing.clone();
                     async move { world.call(&format!("undo {name}"), call).await.map(drop) }
                 });
@@ -315,7 +315,7 @@ async fn r12_an_undoing_that_fails_does_not_stop_the_others_and_is_what_a_resume
                 for name in ["a", "b"] {
                     let undoing = world.clone();
                     run.step(name).idempotent().call(|call| world.call(name, call)).await?;
-                    run.undo_by(name, move |call| {
+                    run.compensate(name).by(move |call| {
                         let world = undoing.clone();
                         async move { world.call(&format!("undo {name}"), call).await.map(drop) }
                     });

@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, KeyClaim, KeySettlement,
-    KeyStanding, Keys, Leases, MemoryStore, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store,
-    StoreError, StoredEvent, Timestamp,
+    Append, Appended, Archive, BlobHash, Caps, Catalog, Checkpoint, Created, Dump, Fact,
+    FactFilter, FactName, FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys,
+    Leases, Letter, Mail, Mailbox, MemoryStore, NewRun, NodeId, Page, Prune, Pruned, Restore,
+    RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp, Upkeep,
 };
 use tokio::sync::Notify;
 
@@ -29,6 +30,8 @@ pub(crate) struct CrashStore {
     dies: Dies,
     pub(crate) dead: Notify,
     away: AtomicBool,
+    /// Whether it gives runs to those who claim them.
+    is_giving: bool,
 }
 
 impl CrashStore {
@@ -36,7 +39,14 @@ impl CrashStore {
     pub(crate) fn new(inner: &Arc<MemoryStore>, write: usize, dies: Dies) -> Arc<Self> {
         let (inner, left) = (Arc::clone(inner), AtomicUsize::new(write + 1));
         let (dead, away) = (Notify::new(), AtomicBool::new(false));
-        Arc::new(Self { inner, left, dies, dead, away })
+        Arc::new(Self { inner, left, dies, dead, away, is_giving: true })
+    }
+
+    /// Never dies, and gives nobody a run.
+    pub(crate) fn miser(inner: &Arc<MemoryStore>) -> Arc<Self> {
+        let (inner, left) = (Arc::clone(inner), AtomicUsize::new(usize::MAX - 1));
+        let (dead, away) = (Notify::new(), AtomicBool::new(false));
+        Arc::new(Self { inner, left, dies: Dies::Before, dead, away, is_giving: false })
     }
 
     /// Does not die, but may be away.
@@ -126,6 +136,42 @@ impl Catalog for CrashStore {
         self.present()?;
         self.inner.count_by_state(cap).await
     }
+
+    async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
+        self.present()?;
+        self.inner.flag(run, problem).await
+    }
+}
+
+#[async_trait]
+impl Mailbox for CrashStore {
+    async fn send(&self, mail: Mail) -> Result<Sent, StoreError> {
+        self.write(self.inner.send(mail)).await
+    }
+
+    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.present()?;
+        self.inner.letters(run, limit).await
+    }
+}
+
+#[async_trait]
+impl Facts for CrashStore {
+    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
+        self.inner.fact(name).await
+    }
+
+    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
+        self.inner.facts(filter).await
+    }
+
+    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError> {
+        self.write(self.inner.write_facts(facts)).await
+    }
+
+    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
+        self.inner.purge_facts(limit).await
+    }
 }
 
 #[async_trait]
@@ -145,9 +191,17 @@ impl Leases for CrashStore {
         self.inner.release(run, epoch).await
     }
 
-    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
+    async fn claim(
+        &self,
+        node: &NodeId,
+        limit: usize,
+        caps: &Caps,
+    ) -> Result<Vec<RunHead>, StoreError> {
         self.present()?;
-        self.inner.claim(node, limit).await
+        if !self.is_giving {
+            return Ok(Vec::new());
+        }
+        self.inner.claim(node, limit, caps).await
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -169,6 +223,28 @@ impl Keys for CrashStore {
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.present()?;
         self.inner.purge_keys(limit).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for CrashStore {
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.inner.prune(prune).await
+    }
+
+    async fn examine(&self) -> Result<Vec<String>, StoreError> {
+        self.inner.examine().await
+    }
+}
+
+#[async_trait]
+impl Archive for CrashStore {
+    async fn dump(&self) -> Result<Box<dyn Dump>, StoreError> {
+        self.inner.dump().await
+    }
+
+    async fn restore(&self) -> Result<Box<dyn Restore>, StoreError> {
+        self.inner.restore().await
     }
 }
 

@@ -9,13 +9,23 @@
 
 mod away;
 mod boundaries;
+mod changed_code;
+mod children;
 mod code;
 mod crash_store;
 mod examples;
+mod labels;
 mod once;
+mod outside;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
+mod problems;
+mod queue;
 mod runs;
+mod sagas;
+mod schedules;
+mod signals;
+mod simulation;
 mod stand_in;
 mod world;

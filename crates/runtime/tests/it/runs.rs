@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::Message;
+use steadfast_providers::tool::ToolOutput;
 use steadfast_runtime::{
     AgentSpec, CancelRun, Ending, ResumeRun, Run, RunEvent, RunView, Runtime, RuntimeError,
     SubmitRun,
@@ -47,6 +48,23 @@ async fn a_run_calls_its_tools_and_ends_with_the_models_answer() {
     assert_eq!((run.iterations, run.usage.input_total()), (3, 30));
     assert_eq!(view.progress.expect("reported").step, 1);
     assert!(runtime.shutdown().await.expect("closes"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_larger_than_the_store_keeps_ends_the_run_with_its_name_and_the_limit() {
+    let store = Arc::new(MemoryStore::new());
+    let model = ScriptedModel::new(vec![Says::Calls(vec![("count", r#"{"n":1}"#)])]);
+    let tool = CountingTool::new("count", Effect::Once);
+    let large = "x".repeat(steadfast_store::VALUE_BYTES_MAX + 1);
+    *tool.says.lock() = ToolOutput::text(large);
+    let runtime = start(&store, &model, &[&tool], DEFAULTS).await;
+    let (view, run) = finished(&runtime).await;
+    assert_eq!((view.state.as_str(), tool.count()), ("failed", 1), "it is not tried again");
+    let Some(Ending::Failed { message, .. }) = run.ending else { panic!("{:?}", run.ending) };
+    let limit = steadfast_store::VALUE_BYTES_MAX.to_string();
+    for part in ["the result of tool `count`", &run.id.to_string(), &limit, "resume the run"] {
+        assert!(message.contains(part), "{part} is missing in: {message}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ async fn show(client: &Client, name: &str, format: Output) -> anyhow::Result<Exi
 }
 
 /// A name as one segment of a path.
-fn segment(name: &str) -> String {
+pub(super) fn segment(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
     let escaped = name.bytes().map(|byte| match plain(byte) {
         true => char::from(byte).to_string(),

@@ -31,7 +31,8 @@ pub(super) async fn run(
     let submitted = match submitted {
         Ok(submitted) => submitted,
         Err(error) => {
-            node.stop().await?;
+            // The first error is the one to tell.
+            drop(node.stop().await);
             return Err(error.into());
         }
     };
@@ -41,13 +42,16 @@ pub(super) async fn run(
         _ = tokio::signal::ctrl_c() => None,
     };
     let exit = match followed {
-        Some(view) => conclude(&node.runtime, &view?, format).await?,
+        Some(Ok(view)) => conclude(&node.runtime, &view, format).await,
+        Some(Err(error)) => Err(error),
         None => {
             output::talk("interrupted: the run is kept, and goes on with the next start");
-            Exit::Cancelled
+            Ok(Exit::Cancelled)
         }
     };
-    node.stop().await?;
+    let stopped = node.stop().await;
+    let exit = exit?;
+    stopped?;
     Ok(exit)
 }
 
@@ -85,6 +89,7 @@ pub(super) async fn follow(
             return Ok(view);
         }
         if !over && !watch.changed(Some(run.id)).await {
+            runtime.store().writable().map_err(RuntimeError::from)?;
             anyhow::bail!("the runtime ended before the run did");
         }
     }

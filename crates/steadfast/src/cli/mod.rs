@@ -5,8 +5,11 @@ mod guards;
 mod init;
 mod local;
 mod output;
+mod ps;
 mod remote;
+mod schedules;
 mod serve;
+mod store;
 mod watch;
 
 use std::io::IsTerminal as _;
@@ -15,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use steadfast_runtime::{INPUT_BYTES_MAX, RuntimeError, Status};
+use steadfast_runtime::{INPUT_BYTES_MAX, RuntimeError};
 use steadfast_store::RunId;
 
 use crate::config::{Config, ConfigError, LogFormat};
@@ -27,7 +30,8 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume` and `guards` talk to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `schedules` and `guards` talk
+    /// to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -88,19 +92,15 @@ enum Command {
         /// Submitting again with the same key gives the same run.
         #[arg(long)]
         key: Option<String>,
+        /// The conversation or the like that it belongs to.
+        #[arg(long)]
+        session: Option<String>,
+        /// A word that people find it by; may be given several times.
+        #[arg(long = "tag")]
+        tags: Vec<String>,
     },
     /// List runs, newest first.
-    Ps {
-        /// Only in this state.
-        #[arg(long, value_parser = state)]
-        state: Option<Status>,
-        /// Only of this agent.
-        #[arg(long)]
-        agent: Option<String>,
-        /// Rows.
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-    },
+    Ps(ps::Which),
     /// Show one run with its answer.
     Show {
         /// The run.
@@ -128,10 +128,37 @@ enum Command {
         #[arg(value_parser = run_id)]
         run: RunId,
     },
+    /// List the schedules with their next times and last runs, or submit one's run now.
+    Schedules {
+        #[command(subcommand)]
+        action: Option<ScheduleAction>,
+    },
+    /// Say something to a run that is code and waits for it; kept until the run listens.
+    Signal {
+        /// The run.
+        #[arg(value_parser = run_id)]
+        run: RunId,
+        /// What it is called; the code waits for it by this name.
+        name: String,
+        /// What is said, as JSON; `-` reads standard input.
+        #[arg(long, default_value = "null", allow_hyphen_values = true)]
+        payload: String,
+        /// Said again with the same id, it is not said twice.
+        #[arg(long)]
+        id: Option<String>,
+    },
     /// Show how each model, tool and MCP server is protected and how it is; force a breaker by hand.
     Guards {
         #[command(subcommand)]
         action: Option<GuardAction>,
+    },
+    /// Look after a store: check it, copy it, export and import it, migrate it, remove old runs.
+    Store {
+        /// The store's file. Default: the configuration's `store.path`.
+        #[arg(long, global = true)]
+        store: Option<String>,
+        #[command(subcommand)]
+        action: store::StoreAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -168,6 +195,16 @@ enum Command {
         /// End when the run is over.
         #[arg(long)]
         once: bool,
+    },
+}
+
+/// What is done with a schedule by hand.
+#[derive(Debug, Subcommand)]
+enum ScheduleAction {
+    /// Submit its run now, beside its times, and print the run's id.
+    Run {
+        /// The schedule.
+        name: String,
     },
 }
 
@@ -248,7 +285,11 @@ fn code_of(error: &anyhow::Error) -> u8 {
         return CONFIG_EXIT;
     }
     let exit = match error.downcast_ref::<RuntimeError>() {
-        Some(RuntimeError::UnknownAgent { .. } | RuntimeError::UnknownRun { .. }) => Exit::NotFound,
+        Some(
+            RuntimeError::UnknownAgent { .. }
+            | RuntimeError::UnknownSchedule { .. }
+            | RuntimeError::UnknownRun { .. },
+        ) => Exit::NotFound,
         Some(RuntimeError::WrongState { .. }) => Exit::Refused,
         _ => Exit::Failed,
     };
@@ -267,19 +308,25 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             let config = Config::load(config.as_deref())?;
             local::run(&config, agent, read_input(input)?, key, output).await
         }
-        Command::Submit { agent, input, tenant, priority, key } => {
+        Command::Submit { agent, input, tenant, priority, key, session, tags } => {
             let input = read_input(input)?;
-            let order = remote::Order { agent, input, tenant, priority, key };
+            let order = remote::Order { agent, input, tenant, priority, key, session, tags };
             remote::submit(&client()?, order, output).await
         }
-        Command::Ps { state, agent, limit } => {
-            remote::list(&client()?, state, agent, limit, output).await
-        }
+        Command::Ps(which) => ps::list(&client()?, which, output).await,
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
+        Command::Schedules { action } => schedules::schedules(&client()?, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, run, output).await,
+        Command::Signal { run, name, payload, id } => {
+            let payload = read_input(payload)?;
+            remote::signal(&client()?, run, remote::Signal { name, payload, id }, output).await
+        }
+        Command::Store { store, action } => {
+            store::store(store, config.as_deref(), action, output).await
+        }
         Command::Sim { script, listen, journal } => serve::sim(&script, listen, journal).await,
         Command::Check { file } => serve::check(file.or(config).as_deref(), output).await,
         Command::Init { example, folder } => init::init(example, folder).await,
@@ -299,11 +346,6 @@ fn read_input(input: String) -> anyhow::Result<String> {
 
 fn run_id(text: &str) -> Result<RunId, &'static str> {
     text.parse().map_err(|_| "it is not the id of a run; `steadfast ps` lists them")
-}
-
-fn state(text: &str) -> Result<Status, String> {
-    let known = || Status::ALL.map(Status::as_str).join(", ");
-    Status::parse(text).ok_or_else(|| format!("there is no such state; there are: {}", known()))
 }
 
 /// Sends log lines to standard error. What rmcp logs may hold tool contents, so only its errors pass.

@@ -6,7 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
 use steadfast_runtime::event::Degraded;
-use steadfast_runtime::{EventView, RunEvent, RunView};
+use steadfast_runtime::{Ending, EventView, Problem, RunEvent, RunView};
 
 /// Data: to standard output.
 pub(super) fn data(text: &str) {
@@ -27,7 +27,9 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// A table of runs.
 pub(super) fn runs(runs: &[RunView]) -> String {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["RUN", "AGENT", "STATE", "PROGRESS", "MODEL", "INPUT"]);
+    table
+        .load_style(NOTHING)
+        .set_header(["RUN", "AGENT", "STATE", "PROBLEM", "PROGRESS", "MODEL", "INPUT"]);
     for run in runs {
         let progress = run.progress.as_ref();
         let progress = progress.map(|p| format!("{}/{}", p.step, p.total)).unwrap_or_default();
@@ -36,6 +38,7 @@ pub(super) fn runs(runs: &[RunView]) -> String {
             run.id.to_string(),
             run.agent.clone(),
             run.state.clone(),
+            run.problem.clone().unwrap_or_default(),
             progress,
             run.model.clone().unwrap_or_default(),
             input,
@@ -51,6 +54,16 @@ pub(super) fn run(run: &RunView) -> String {
         format!("agent    {} (tenant {})", run.agent, run.tenant),
         format!("state    {}", run.state),
     ];
+    if let Some(session) = &run.session {
+        lines.push(format!("session  {session}"));
+    }
+    if !run.tags.is_empty() {
+        lines.push(format!("tags     {}", run.tags.join(", ")));
+    }
+    if let Some(parent) = &run.parent {
+        lines.push(format!("parent   {parent}"));
+    }
+    lines.extend(problem(run));
     if let Some(progress) = &run.progress {
         lines.push(format!(
             "progress {}/{}: {}",
@@ -75,11 +88,30 @@ pub(super) fn run(run: &RunView) -> String {
     lines.join("\n")
 }
 
+/// What is wrong with a run, what that means and what to do.
+fn problem(run: &RunView) -> Vec<String> {
+    let Some(word) = &run.problem else { return Vec::new() };
+    let since = run.problem_since.and_then(|at| jiff::Timestamp::from_millisecond(at.0).ok());
+    let since = since.map(|at| format!(" since {at}")).unwrap_or_default();
+    let mut lines = vec![format!("problem  {word}{since}")];
+    lines.extend(run.problem_detail.iter().map(|detail| format!("         {detail}")));
+    if let Some(problem) = Problem::parse(word) {
+        lines.push(format!("         {} {}", problem.meaning(), problem.remedy()));
+    }
+    lines
+}
+
 /// One event, on one line.
 pub(super) fn event(view: &EventView) -> String {
     let text = match &view.event {
         RunEvent::Submitted { agent, .. } => format!("submitted to {agent}"),
-        RunEvent::Claimed { epoch, .. } => format!("claimed, epoch {epoch}"),
+        RunEvent::Claimed { epoch, damaged_checkpoints: 0, .. } => {
+            format!("claimed, epoch {epoch}")
+        }
+        RunEvent::Claimed { epoch, damaged_checkpoints, .. } => format!(
+            "claimed, epoch {epoch}; {damaged_checkpoints} DAMAGED checkpoint(s) passed over: look \
+             after the disk"
+        ),
         RunEvent::ModelAnswered {
             model, tool_calls, text, took_ms, simulated, degraded, ..
         } => {
@@ -106,6 +138,22 @@ pub(super) fn event(view: &EventView) -> String {
             format!("step {}/{}: {}", progress.step, progress.total, progress.description)
         }
         RunEvent::Parked { detail, .. } => format!("waits: {detail}"),
+        RunEvent::Signalled { name, by, .. } => format!("signal {name} by {by}"),
+        RunEvent::Heard { signal, timed_out: false, .. } => format!("heard `{signal}`"),
+        RunEvent::Heard { signal, timed_out: true, .. } => {
+            format!("`{signal}` was not said in time")
+        }
+        RunEvent::StepsUnmet { steps } => {
+            format!("the code never came to these steps of the log: {}", steps.join(", "))
+        }
+        RunEvent::Cancelling { by, reason } => format!(
+            "{by} wants it to end: what it has begun is undone{}",
+            reason.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
+        ),
+        RunEvent::ChildEnded { child, ending } => format!("child {child} {}", ended(ending)),
+        RunEvent::Paused { by, reason } => {
+            format!("paused by {by} {}", reason.as_deref().unwrap_or_default())
+        }
         RunEvent::Resumed { by } => format!("resumed by {by}"),
         RunEvent::Cancelled { by, reason } => {
             format!("cancelled by {by} {}", reason.as_deref().unwrap_or_default())
@@ -114,6 +162,14 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+fn ended(ending: &Ending) -> String {
+    match ending {
+        Ending::Succeeded { output } => format!("succeeded: {}", first_line(output)),
+        Ending::Failed { message, .. } => format!("failed: {}", first_line(message)),
+        Ending::Cancelled { by, .. } => format!("cancelled by {by}"),
+    }
 }
 
 /// What stood in for a dependency, if anything did.

@@ -1,5 +1,6 @@
 //! The commands that talk to a server.
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use steadfast_runtime::{RunList, RunView, Status};
 use steadfast_store::RunId;
@@ -14,14 +15,22 @@ pub(super) struct Order {
     pub(super) tenant: String,
     pub(super) priority: i32,
     pub(super) key: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) tags: Vec<String>,
 }
 
 pub(super) async fn submit(client: &Client, order: Order, format: Output) -> anyhow::Result<Exit> {
-    let Order { agent, input, tenant, priority, key } = order;
+    let Order { agent, input, tenant, priority, key, session, tags } = order;
     let mut body =
         json!({ "agent": agent, "input": input, "tenant": tenant, "priority": priority });
     if let Some(key) = key {
         body["key"] = Value::String(key);
+    }
+    if let Some(session) = session {
+        body["session"] = Value::String(session);
+    }
+    if !tags.is_empty() {
+        body["tags"] = json!(tags);
     }
     let run: RunView = match client.post("/runs", &body).await? {
         Answer::Ok(run) => run,
@@ -42,30 +51,6 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
     Ok(Exit::Done)
 }
 
-pub(super) async fn list(
-    client: &Client,
-    state: Option<Status>,
-    agent: Option<String>,
-    limit: usize,
-    format: Output,
-) -> anyhow::Result<Exit> {
-    let mut query = vec![("limit", limit.to_string())];
-    query.extend(state.map(|state| ("state", state.to_string())));
-    query.extend(agent.map(|agent| ("agent", agent)));
-    let list: RunList = match client.find("/runs", &query).await? {
-        Answer::Ok(list) => list,
-        Answer::Refused(exit) => return Ok(exit),
-    };
-    match format {
-        Output::Json => output::json(&list)?,
-        Output::Text if list.runs.is_empty() => {
-            output::talk("no runs; start one with `steadfast submit AGENT --input ...`");
-        }
-        Output::Text => output::data(&output::runs(&list.runs)),
-    }
-    Ok(Exit::Done)
-}
-
 pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     let detail: Value = match client.get(&format!("/runs/{run}")).await? {
         Answer::Ok(detail) => detail,
@@ -77,6 +62,21 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
     }
     let view: RunView = serde_json::from_value(detail.clone())?;
     output::data(&output::run(&view));
+    let waits = detail.pointer("/waiting/explain").and_then(Value::as_str);
+    if let (Some(why), Some(since)) = (waits, detail.pointer("/waiting/since")) {
+        let since = since.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
+        output::data(&format!("waits    {why}{since}"));
+    }
+    let query = [("parent", run.to_string()), ("limit", "500".to_owned())];
+    let children: RunList = match client.find("/runs", &query).await? {
+        Answer::Ok(list) => list,
+        Answer::Refused(exit) => return Ok(exit),
+    };
+    if !children.runs.is_empty() {
+        let more = if children.next.is_some() { " (the newest 500)" } else { "" };
+        output::data(&format!("\nchildren{more}:\n{}", output::runs(&children.runs)));
+    }
     let ending = detail.get("output").or_else(|| detail.get("failure")).and_then(Value::as_str);
     if let Some(ending) = ending.map(str::to_owned).or(view.ending) {
         output::data(&format!("\n{ending}"));
@@ -96,6 +96,29 @@ pub(super) async fn cancel(
 
 pub(super) async fn resume(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
     command(client, &format!("/runs/{run}/resume"), &json!({}), format).await
+}
+
+/// What is said to a run.
+pub(super) struct Signal {
+    pub(super) name: String,
+    pub(super) payload: String,
+    pub(super) id: Option<String>,
+}
+
+pub(super) async fn signal(
+    client: &Client,
+    run: RunId,
+    signal: Signal,
+    format: Output,
+) -> anyhow::Result<Exit> {
+    let Signal { name, payload, id } = signal;
+    let payload: Value = serde_json::from_str(&payload)
+        .context("`--payload` is not JSON; a text needs quotes: --payload '\"yes\"'")?;
+    let mut body = json!({ "name": name, "payload": payload });
+    if let Some(id) = id {
+        body["id"] = Value::String(id);
+    }
+    command(client, &format!("/runs/{run}/signals"), &body, format).await
 }
 
 async fn command(

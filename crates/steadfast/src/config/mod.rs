@@ -3,6 +3,7 @@
 
 mod assemble;
 mod place;
+mod schedules;
 mod sections;
 mod store;
 
@@ -13,11 +14,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
-use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules};
+use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules, ProblemRules};
+use steadfast_store::Caps;
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
 pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
-use sections::{ChaosSection, LogSection, RuntimeSection, ServerSection, StoreSection};
+use sections::{
+    CapsSection, ChaosSection, LogSection, RetentionSection, RuntimeSection, ScheduleSection,
+    ServerSection, StoreSection,
+};
 pub(crate) use store::StorePlace;
 
 /// The file looked for if none is named.
@@ -33,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) store: StoreSection,
     /// How runs are executed.
     pub(crate) runtime: RuntimeSection,
+    /// For how long runs are kept that are over.
+    pub(crate) retention: RetentionSection,
     /// What is logged, and how.
     pub(crate) log: LogSection,
     /// Where models are, by name.
@@ -47,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) mcp_servers: toml::Table,
     /// Agents, by name.
     pub(crate) agents: BTreeMap<String, AgentSection>,
+    /// Runs that are submitted at times, by name.
+    pub(crate) schedules: BTreeMap<String, ScheduleSection>,
     /// Guards' policies: `default`, `model:*`, or one dependency's, as `model:NAME`, `tool:NAME`,
     /// `mcp:SERVER`.
     pub(crate) policies: BTreeMap<String, Policy>,
@@ -58,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) fallback: BTreeMap<String, FallbackRule>,
     /// Tools that cost with every call, by name.
     pub(crate) expensive: BTreeMap<String, ExpenseRule>,
+    /// When a run has a problem.
+    pub(crate) problems: ProblemRules,
     /// The policies as they are written: what a table does not say, it inherits.
     #[serde(skip)]
     layers: Layers,
@@ -155,7 +166,40 @@ impl Config {
             let short = "it is too short to be renewed in time; use `1s` or more";
             return Err(wrong("lease_ttl", short));
         }
-        Ok(())
+        if self.problems.check_every.is_zero() {
+            return Err(ConfigError::Unusable {
+                place: "problems.check_every".to_owned(),
+                problem: "it is 0: nothing else would be done; use `1s` or more".to_owned(),
+            });
+        }
+        self.check_caps()?;
+        self.timetable().map(drop)
+    }
+
+    fn check_caps(&self) -> Result<(), ConfigError> {
+        let CapsSection { per_tenant, tenants } = &self.runtime.caps;
+        let per_tenant = per_tenant.map(|cap| ("runtime.caps.per_tenant".to_owned(), cap));
+        let tenants =
+            tenants.iter().map(|(name, cap)| (format!("runtime.caps.tenants.{name}"), *cap));
+        let agents = self.agents.iter().filter_map(|(name, agent)| {
+            agent.max_runs.map(|cap| (format!("agents.{name}.max_runs"), cap))
+        });
+        match per_tenant.into_iter().chain(tenants).chain(agents).find(|(_, cap)| *cap == 0) {
+            None => Ok(()),
+            Some((place, _)) => {
+                let problem = "it is 0: none of these runs would ever be executed; use 1 or more, \
+                     or leave it out for no limit";
+                Err(ConfigError::Unusable { place, problem: problem.to_owned() })
+            }
+        }
+    }
+
+    /// How many runs may be under way at once, over all nodes.
+    pub(crate) fn caps(&self) -> Caps {
+        let CapsSection { per_tenant, tenants } = self.runtime.caps.clone();
+        let agents = self.agents.iter();
+        let agents = agents.filter_map(|(name, agent)| Some((name.clone(), agent.max_runs?)));
+        Caps { per_tenant, tenants, agents: agents.collect() }
     }
 
     /// Says in which file and line an error stands, if it does not say so itself.
@@ -291,6 +335,25 @@ mod tests {
             let wrong = load(&format!("[runtime]\n{key} = {value}\n")).expect_err("wrong");
             let message = wrong.to_string();
             assert!(message.contains(&format!("line 2: `runtime.{key}`")), "{message}");
+        }
+    }
+
+    #[test]
+    fn g12_caps_are_read_and_one_of_0_has_its_line() {
+        let text = "[runtime.caps]\nper_tenant = 5\n[runtime.caps.tenants]\nacme = 20\n\
+                    [agents.a]\nmodel = \"m\"\nmax_runs = 3\n[agents.b]\nmodel = \"m\"\n";
+        let caps = load(text).expect("loads").caps();
+        assert_eq!((caps.of_tenant("acme"), caps.of_tenant("x")), (Some(20), Some(5)));
+        assert_eq!((caps.of_agent("a"), caps.of_agent("b")), (Some(3), None));
+        for (written, line, place) in [
+            ("per_tenant = 5", 2, "runtime.caps.per_tenant"),
+            ("acme = 20", 4, "runtime.caps.tenants.acme"),
+            ("max_runs = 3", 7, "agents.a.max_runs"),
+        ] {
+            let (key, _) = written.split_once(" = ").expect("a key");
+            let wrong = load(&text.replace(written, &format!("{key} = 0"))).expect_err("wrong");
+            let message = wrong.to_string();
+            assert!(message.contains(&format!("line {line}: `{place}`: it is 0")), "{message}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
-use steadfast_runtime::AgentSpec;
+use steadfast_runtime::{AgentSpec, CatchUp, Overlap, RepeatRule};
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,6 +56,18 @@ pub(crate) struct RuntimeSection {
     /// Longest time between checkpoints of a run that makes progress. Default `300s`.
     #[serde(with = "humantime_serde")]
     pub(crate) checkpoint_interval: Duration,
+    /// `[runtime.caps]`.
+    pub(crate) caps: CapsSection,
+}
+
+/// `[runtime.caps]`: runs executed at once, over all nodes of the store.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CapsSection {
+    /// Of each tenant that `tenants` does not name. Default: no limit of its own.
+    pub(crate) per_tenant: Option<usize>,
+    /// Of these tenants.
+    pub(crate) tenants: BTreeMap<String, usize>,
 }
 
 impl Default for RuntimeSection {
@@ -66,8 +78,24 @@ impl Default for RuntimeSection {
             lease_ttl: options.lease_ttl,
             drain_timeout: options.drain_timeout,
             checkpoint_interval: options.checkpoints.interval,
+            caps: CapsSection::default(),
         }
     }
+}
+
+/// `[retention]`: for how long a run is kept after it has ended. Default: for ever.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RetentionSection {
+    /// If it gave an answer.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) succeeded: Option<Duration>,
+    /// If it failed.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) failed: Option<Duration>,
+    /// If somebody ended it.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) cancelled: Option<Duration>,
 }
 
 /// `[log]`.
@@ -172,6 +200,8 @@ pub(crate) struct AgentSection {
     /// Those of them without which nothing goes on. Default: none.
     #[serde(default)]
     pub(crate) critical_tools: Vec<String>,
+    /// Its runs executed at once, over all nodes of the store. Default: no limit of its own.
+    pub(crate) max_runs: Option<usize>,
     /// Model answers after which a run stops. Default 100.
     pub(crate) max_iterations: Option<u32>,
     /// Time in which a run is executed; waiting does not count. Default `30m`.
@@ -184,6 +214,10 @@ pub(crate) struct AgentSection {
     pub(crate) max_output_tokens: Option<u32>,
     /// Sampling temperature. Default: the provider's.
     pub(crate) temperature: Option<f64>,
+    /// Tokens beyond which a run counts as costly. Default: found from the runs before.
+    pub(crate) tokens_expected: Option<u64>,
+    /// When its calls count as repeating. Default: `problems.repeating`.
+    pub(crate) repeating: Option<RepeatRule>,
 }
 
 impl AgentSection {
@@ -199,9 +233,36 @@ impl AgentSection {
             total_timeout: self.total_timeout.unwrap_or(defaults.total_timeout),
             max_output_tokens: self.max_output_tokens,
             temperature: self.temperature,
+            tokens_expected: self.tokens_expected,
+            repeating: self.repeating.clone(),
             ..defaults
         }
     }
+}
+
+/// `[schedules.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScheduleSection {
+    /// Minute, hour, day of the month, month, day of the week.
+    pub(crate) cron: String,
+    /// Where those are meant. Default `UTC`.
+    pub(crate) timezone: Option<String>,
+    /// A configured agent.
+    pub(crate) agent: String,
+    /// What it is to do. Default `Begin.`.
+    pub(crate) input: Option<String>,
+    /// Whose the runs are. Default `default`.
+    pub(crate) tenant: Option<String>,
+    /// Higher goes first. Default 0.
+    #[serde(default)]
+    pub(crate) priority: i32,
+    /// What becomes of missed times: `none`, `last` (default) or `all`.
+    #[serde(default)]
+    pub(crate) catch_up: CatchUp,
+    /// What becomes of a firing while the earlier run is not over: `allow` (default) or `skip`.
+    #[serde(default)]
+    pub(crate) overlap: Overlap,
 }
 
 /// `[tools.NAME]`.

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::State;
 use axum::response::{Html, Redirect};
 use serde::Serialize;
-use steadfast_runtime::{CancelRun, EventView, ResumeRun, RunView, Status};
+use steadfast_runtime::{CancelRun, EventView, Problem as RunProblem, ResumeRun, RunView, Status};
 use steadfast_store::{RunId, Timestamp};
 
 use super::time::When;
@@ -36,8 +36,35 @@ struct HeadFragment {
     id: String,
     created: When,
     updated: When,
+    /// Why it is not executed yet, and since when.
+    waiting: Option<(String, When)>,
+    /// What is wrong with it.
+    problem: Option<ProblemView>,
     can_cancel: bool,
     can_resume: bool,
+}
+
+/// A problem, what it means and what to do.
+struct ProblemView {
+    word: String,
+    since: Option<When>,
+    detail: Option<String>,
+    meaning: &'static str,
+    remedy: &'static str,
+}
+
+impl ProblemView {
+    fn of(run: &RunView, now: Timestamp) -> Option<Self> {
+        let word = run.problem.clone()?;
+        let known = RunProblem::parse(&word);
+        Some(Self {
+            since: run.problem_since.map(|at| When::new(at, now)),
+            detail: run.problem_detail.clone(),
+            meaning: known.map_or("", RunProblem::meaning),
+            remedy: known.map_or("", RunProblem::remedy),
+            word,
+        })
+    }
 }
 
 #[derive(Template)]
@@ -72,7 +99,7 @@ pub(super) async fn page(
         id: run.to_string(),
         live: format!("/console/runs/{run}/live?after={}&from={hidden}", timeline.seq()),
         hidden,
-        head: head_html(view, state.runtime.store().now())?,
+        head: head_html(&state, view).await?,
         steps,
     };
     Ok(Html(render(&page)?))
@@ -96,12 +123,15 @@ pub(super) async fn catch_up(
     }
 }
 
-pub(super) fn head_html(run: RunView, now: Timestamp) -> Result<String, Problem> {
-    let status = Status::parse(&run.state);
+pub(super) async fn head_html(state: &ServerState, run: RunView) -> Result<String, Problem> {
+    let (now, status) = (state.runtime.store().now(), Status::parse(&run.state));
+    let waiting = state.runtime.waiting(run.id).await?;
     let fragment = HeadFragment {
         id: run.id.to_string(),
         created: When::new(run.created_at, now),
         updated: When::new(run.updated_at, now),
+        waiting: waiting.map(|waiting| (waiting.explain, When::new(waiting.since, now))),
+        problem: ProblemView::of(&run, now),
         can_cancel: status.is_some_and(|status| !status.is_over()),
         can_resume: matches!(status, Some(Status::Failed | Status::Waiting)),
         run,

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Html;
-use steadfast_runtime::{RunView, Status};
+use steadfast_runtime::{Problem as RunProblem, RunView, Status};
 use steadfast_store::Timestamp;
 
 use super::time::When;
@@ -39,7 +39,16 @@ struct FilterView {
     state: String,
     agent: String,
     tenant: String,
+    session: String,
+    tag: String,
+    since: String,
+    until: String,
+    text: String,
+    problem: String,
+    /// The parent that an address asks for; there is no field for it.
+    parent: String,
     agents: Vec<String>,
+    problems: [&'static str; RunProblem::ALL.len()],
 }
 
 struct Chip {
@@ -55,6 +64,8 @@ struct Row {
     short_id: String,
     created: When,
     updated: When,
+    /// What is wrong with it: the word, and what that means.
+    problem: Option<(String, &'static str)>,
 }
 
 pub(super) async fn page(
@@ -65,11 +76,20 @@ pub(super) async fn page(
     let content = fragment(&state, &query).await?;
     let raw = raw.unwrap_or_default();
     let live = if raw.is_empty() { "/console/live".into() } else { format!("/console/live?{raw}") };
+    let shown = |field: &Option<String>| field.clone().unwrap_or_default();
     let filter = FilterView {
-        state: query.state.clone().unwrap_or_default(),
-        agent: query.agent.clone().unwrap_or_default(),
-        tenant: query.tenant.clone().unwrap_or_default(),
+        state: shown(&query.state),
+        agent: shown(&query.agent),
+        tenant: shown(&query.tenant),
+        session: shown(&query.session),
+        tag: shown(&query.tag),
+        since: shown(&query.since),
+        until: shown(&query.until),
+        text: shown(&query.text),
+        problem: shown(&query.problem),
+        parent: shown(&query.parent),
         agents: state.runtime.catalog().agent_names(),
+        problems: RunProblem::ALL.map(RunProblem::as_str),
     };
     let page = ListPage { frame: Frame::of(&state), live, filter, content };
     Ok(Html(render(&page)?))
@@ -78,8 +98,8 @@ pub(super) async fn page(
 /// The part that changes, as HTML.
 pub(super) async fn fragment(state: &ServerState, query: &ListQuery) -> Result<String, Problem> {
     let counts = state.runtime.count_by_state(COUNT_CAP).await?;
-    let page = state.runtime.list(query.filter()?).await?;
     let now = state.runtime.store().now();
+    let page = state.runtime.list(query.filter(now)?).await?;
     let current = query.state.as_deref().unwrap_or_default();
     let mut chips = vec![chip("all", None, query, current.is_empty(), "")];
     for status in Status::ALL {
@@ -91,7 +111,7 @@ pub(super) async fn fragment(state: &ServerState, query: &ListQuery) -> Result<S
     let fragment = RunsFragment {
         chips,
         rows: page.runs.into_iter().map(|run| row(run, now)).collect(),
-        filtered: given(&query.state) || given(&query.agent) || given(&query.tenant),
+        filtered: query.is_narrowed(),
         paged: given(&query.before),
         newest: link(query, query.state.as_deref(), None),
         next: page.next.map(|run| link(query, query.state.as_deref(), Some(&run.to_string()))),
@@ -116,7 +136,9 @@ fn row(run: RunView, now: Timestamp) -> Row {
     let short_id = id.rsplit('-').next().unwrap_or(&id).to_owned();
     let created = When::new(run.created_at, now);
     let updated = When::new(run.updated_at, now);
-    Row { run, id, short_id, created, updated }
+    let meaning = |word: &str| RunProblem::parse(word).map_or("", RunProblem::meaning);
+    let problem = run.problem.clone().map(|word| (word.clone(), meaning(&word)));
+    Row { run, id, short_id, created, updated, problem }
 }
 
 fn chip(
@@ -132,13 +154,11 @@ fn chip(
 /// The list's address with a state and a cursor, the other filters kept.
 fn link(query: &ListQuery, state: Option<&str>, before: Option<&str>) -> String {
     let limit = query.limit.map(|limit| limit.to_string());
-    let fields = [
-        ("state", state),
-        ("agent", query.agent.as_deref()),
-        ("tenant", query.tenant.as_deref()),
-        ("limit", limit.as_deref()),
-        ("before", before),
-    ];
+    let narrowing = query.narrowing().into_iter().map(|(name, value)| match name {
+        "state" => (name, state),
+        _ => (name, value.map(String::as_str)),
+    });
+    let fields = narrowing.chain([("limit", limit.as_deref()), ("before", before)]);
     let mut address = String::from("/console");
     let mut separator = '?';
     for (name, value) in fields {

@@ -37,7 +37,7 @@ pub(super) async fn list(
     State(state): State<ServerState>,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Response, Problem> {
-    query.filter()?;
+    query.filter(state.runtime.store().now())?;
     let watch = state.runtime.watch();
     let reader = ListReader { state, query, watch, sent: String::new() };
     Ok(live(stream::unfold(reader, |mut reader| async move {
@@ -132,7 +132,7 @@ impl RunReader {
         self.over = Status::parse(&view.state).is_some_and(Status::is_over)
             && view.events <= self.timeline.seq();
         let mut fragments = Vec::new();
-        let head = detail::head_html(view, self.state.runtime.store().now())?;
+        let head = detail::head_html(&self.state, view).await?;
         if head != self.head {
             head.clone_into(&mut self.head);
             fragments.push(Fragment { id: "head".to_owned(), container: "", html: head });

@@ -10,6 +10,7 @@ mod errors;
 mod guards;
 mod list;
 mod live;
+mod schedules;
 mod time;
 mod timeline;
 
@@ -36,6 +37,8 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/console/guards", get(guards::page))
         .route("/console/guards/live", get(guards::live_rows))
         .route("/console/guards/{name}/{action}", post(guards::change))
+        .route("/console/schedules", get(schedules::page))
+        .route("/console/schedules/{name}/run", post(schedules::run))
         .route("/console/runs/{id}", get(detail::page))
         .route("/console/runs/{id}/live", get(live::run))
         .route("/console/runs/{id}/cancel", post(detail::cancel))

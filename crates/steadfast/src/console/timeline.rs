@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_providers::model::ToolCall;
-use steadfast_runtime::EventView;
 use steadfast_runtime::event::{Degraded, RunEvent, ToolOutcome};
+use steadfast_runtime::{Ending, EventView};
 use steadfast_store::Timestamp;
 
 use super::time::{exact, took};
@@ -84,7 +84,7 @@ impl Timeline {
             texts: Vec::new(),
         };
         match event {
-            RunEvent::Submitted { agent, input, call } => {
+            RunEvent::Submitted { agent, input, call, parent, .. } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
                 let made = match call {
                     Some(call) => made
@@ -93,13 +93,22 @@ impl Timeline {
                         .fact("gives up at", exact(call.until)),
                     None => made,
                 };
+                let made = match parent {
+                    Some(parent) => made.fact("started by run", parent.to_string()),
+                    None => made,
+                };
                 self.add(made.text("Input", input, true));
             }
-            RunEvent::Claimed { node, epoch } => {
+            RunEvent::Claimed { node, epoch, damaged_checkpoints } => {
                 self.interrupt();
                 let hands = if epoch > 1 { "changed hands" } else { "started" };
                 let made = step("claimed", "Taken by a node".to_owned(), hands);
-                self.add(made.fact("node", node).fact("epoch", epoch.to_string()));
+                let made = made.fact("node", node).fact("epoch", epoch.to_string());
+                let made = match damaged_checkpoints {
+                    0 => made,
+                    damaged => made.fact("damaged checkpoints passed over", damaged.to_string()),
+                };
+                self.add(made);
             }
             answered @ RunEvent::ModelAnswered { .. } => self.answer(answered, &step),
             RunEvent::ToolStarted { call_id, tool, effect, .. } => {
@@ -287,6 +296,18 @@ fn plain(event: RunEvent, step: Step) -> Step {
                 None => step,
             }
         }
+        event @ (RunEvent::Signalled { .. }
+        | RunEvent::Heard { .. }
+        | RunEvent::ChildEnded { .. }
+        | RunEvent::StepsUnmet { .. }
+        | RunEvent::Cancelling { .. }) => of_code(event, step),
+        RunEvent::Paused { by, reason } => {
+            let step = step.named("paused", "Paused", "paused").fact("by", by);
+            match reason {
+                Some(reason) => step.text("Reason", reason, true),
+                None => step,
+            }
+        }
         RunEvent::Resumed { by } => step.named("resumed", "Resumed", "queued").fact("by", by),
         RunEvent::Cancelled { by, reason } => {
             let step = step.named("cancelled", "Cancelled", "cancelled").fact("by", by);
@@ -304,6 +325,40 @@ fn plain(event: RunEvent, step: Step) -> Step {
         RunEvent::Failed { stop, message } => {
             let step = step.named("failed", "Failed", "failed");
             step.fact("stop", stop.as_str().to_owned()).text("What happened", message, true)
+        }
+        other => step.named("other", other.kind(), ""),
+    }
+}
+
+/// What happens to runs that are code.
+fn of_code(event: RunEvent, step: Step) -> Step {
+    match event {
+        RunEvent::Signalled { name, payload, by } => step
+            .named("signalled", &format!("Signal {name}"), "said")
+            .fact("by", by)
+            .text("What was said", pretty(&payload.to_string()), false),
+        RunEvent::ChildEnded { child, ending } => {
+            let (badge, text) = match ending {
+                Ending::Succeeded { output } => ("succeeded", output),
+                Ending::Failed { message, .. } => ("failed", message),
+                Ending::Cancelled { by, .. } => ("cancelled", format!("cancelled by {by}")),
+            };
+            let step = step.named("child", "A child is over", badge);
+            step.fact("run", child.to_string()).text("How", text, false)
+        }
+        RunEvent::Heard { signal, timed_out, .. } => {
+            let badge = if timed_out { "not in time" } else { "heard" };
+            step.named("signalled", &format!("Waited for signal {signal}"), badge)
+        }
+        RunEvent::StepsUnmet { steps } => step
+            .named("unmet", "Steps that the code no longer comes to", "left over")
+            .text("Which", steps.join("\n"), true),
+        RunEvent::Cancelling { by, reason } => {
+            let step = step.named("cancelling", "To be cancelled", "undoing").fact("by", by);
+            match reason {
+                Some(reason) => step.text("Reason", reason, true),
+                None => step,
+            }
         }
         other => step.named("other", other.kind(), ""),
     }
@@ -422,7 +477,10 @@ mod tests {
         push(&mut timeline, asked());
         push(&mut timeline, started());
         timeline.take_changed();
-        push(&mut timeline, RunEvent::Claimed { node: "n2".into(), epoch: 2 });
+        push(
+            &mut timeline,
+            RunEvent::Claimed { node: "n2".into(), epoch: 2, damaged_checkpoints: 0 },
+        );
         assert_eq!(timeline.steps()[1].badge, "interrupted");
         let changed: Vec<_> = timeline.take_changed().iter().map(|step| step.badge).collect();
         assert_eq!(changed, ["interrupted", "changed hands"]);

@@ -18,7 +18,7 @@ use steadfast_runtime::{EventView, Runtime, RuntimeError, Status, Watch};
 use steadfast_store::RunId;
 
 use super::extract::{QueryOf, RunIdPath};
-use super::runs::check_limit;
+use super::filter::check_limit;
 use super::{Problem, ServerState};
 
 /// Events on a page when the client does not say.

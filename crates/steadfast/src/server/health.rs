@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use steadfast_runtime::RuntimeError;
 
 use super::{Problem, ServerState};
 
@@ -11,11 +10,10 @@ pub(super) async fn alive() -> &'static str {
     "alive\n"
 }
 
-/// 200 while new runs are taken, 503 from the moment the node drains.
+/// 200 while new runs are taken, 503 from the moment the node drains or its store takes no writes.
 pub(super) async fn ready(State(state): State<ServerState>) -> Response {
-    if state.runtime.ready() {
-        "ready\n".into_response()
-    } else {
-        Problem::from(RuntimeError::ShuttingDown).into_response()
+    match state.runtime.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => Problem::from(error).into_response(),
     }
 }

@@ -7,12 +7,15 @@
 mod catalog;
 mod events;
 mod extract;
+mod filter;
 mod gate;
 mod guards;
 mod health;
 mod openapi;
 mod problem;
 mod runs;
+mod schedules;
+mod signals;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -23,9 +26,9 @@ use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
 pub(crate) use events::{grown, live};
 pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
 pub(crate) use problem::Problem;
-pub(crate) use runs::ListQuery;
 
 use crate::console;
 use crate::reload::ReloadProblem;
@@ -76,7 +79,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/events/stream", get(events::stream)),
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
+        ("/api/v1/runs/{id}/signals", post(signals::signal)),
         ("/api/v1/agents", get(catalog::agents)),
+        ("/api/v1/schedules", get(schedules::list)),
+        ("/api/v1/schedules/{name}/run", post(schedules::run)),
         ("/api/v1/guards", get(guards::list)),
         ("/api/v1/guards/{name}", get(guards::show)),
         ("/api/v1/guards/{name}/{action}", post(guards::change)),

@@ -36,6 +36,9 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 const STREAM: &str = "text/event-stream";
 
+const SINCE: &str = "Only created at or after this time: RFC 3339, milliseconds since 1970, or how long ago \
+                     (`2h`).";
+
 const AFTER: (&str, Type, &str) = ("after", Type::Integer, "Only events after this one.");
 
 const OPERATIONS: &[Operation] = &[
@@ -47,6 +50,13 @@ const OPERATIONS: &[Operation] = &[
             ("state", Type::String, "Only in these states, with commas between."),
             ("agent", Type::String, "Only of this agent."),
             ("tenant", Type::String, "Only of this tenant."),
+            ("session", Type::String, "Only of this session."),
+            ("tag", Type::String, "Only with this tag."),
+            ("parent", Type::String, "Only started by this run."),
+            ("problem", Type::String, "Only with `any` problem, or with these, commas between."),
+            ("since", Type::String, SINCE),
+            ("until", Type::String, "Only created before this time."),
+            ("text", Type::String, "Only whose input holds each of these words, in any case."),
             ("before", Type::String, "The `next` of the page before."),
             ("limit", Type::Integer, "Rows on the page, 1 to 500; 50 if absent."),
         ],
@@ -109,8 +119,27 @@ const OPERATIONS: &[Operation] = &[
         problems: &["400", "404", "409", "413", "415"],
     },
     Operation {
+        method: HttpMethod::Post,
+        path: "/api/v1/runs/{id}/signals",
+        summary: "Says something to a run that is code; 200 if it was said before with this id.",
+        query: &[],
+        body: Some("SignalRun"),
+        answers: &[("201", JSON, Answer::One("Run")), ("200", JSON, Answer::One("Run"))],
+        problems: &["400", "404", "409", "413", "415"],
+    },
+    Operation {
         answers: &[("200", JSON, Answer::List("Agent"))],
         ..read("/api/v1/agents", "Lists the configured agents.")
+    },
+    Operation {
+        answers: &[("200", JSON, Answer::List("Schedule"))],
+        ..read("/api/v1/schedules", "Lists the schedules with their next times and last runs.")
+    },
+    Operation {
+        method: HttpMethod::Post,
+        answers: &[("201", JSON, Answer::One("Run"))],
+        problems: &["404", "503"],
+        ..read("/api/v1/schedules/{name}/run", "Submits a schedule's run now, beside its times.")
     },
     Operation {
         answers: &[("200", JSON, Answer::One("GuardList"))],
@@ -138,7 +167,10 @@ const OPERATIONS: &[Operation] = &[
     read("/healthz", "200 while the process lives."),
     Operation {
         problems: &["503"],
-        ..read("/readyz", "200 while new runs are accepted, 503 while the node drains.")
+        ..read(
+            "/readyz",
+            "200 while new runs are accepted, 503 while the node drains or its store takes no writes.",
+        )
     },
 ];
 
@@ -192,7 +224,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
     let mut builder = OperationBuilder::new().summary(Some(operation.summary));
     for (name, meaning) in [
         ("id", "The run."),
-        ("name", "The dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
+        ("name", "The schedule, or the dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
         ("action", "`open`, `close`, `measure` or `auto`."),
     ] {
         if operation.path.contains(&format!("{{{name}}}")) {
@@ -204,7 +236,11 @@ fn describe(operation: &Operation) -> OperationBuilder {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
     }
     if let Some(body) = operation.body {
-        let required = if body == "SubmitRun" { Required::True } else { Required::False };
+        let required = if ["SubmitRun", "SignalRun"].contains(&body) {
+            Required::True
+        } else {
+            Required::False
+        };
         let content = Content::new(Some(Ref::from_schema_name(body)));
         let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
         builder = builder.request_body(Some(body.build()));

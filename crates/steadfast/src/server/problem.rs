@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use steadfast_runtime::RuntimeError;
+use steadfast_store::StoreError;
 
 /// Seconds after which a refused client may try again: about what a restart takes.
 const RETRY_AFTER_S: &str = "5";
@@ -141,13 +142,24 @@ impl From<RuntimeError> for Problem {
         use RuntimeError as E;
         let code = error.code();
         let (status, title) = match &error {
+            E::UnknownSchedule { .. } => (StatusCode::NOT_FOUND, "No such schedule"),
             E::UnknownAgent { .. } => (StatusCode::NOT_FOUND, "No such agent"),
             E::UnknownRun { .. } => (StatusCode::NOT_FOUND, "No such run"),
             E::WrongState { .. } => (StatusCode::CONFLICT, "Not possible in this state"),
+            E::NotListening { .. } => (StatusCode::CONFLICT, "It hears no signals"),
             E::Contended { .. } => (StatusCode::CONFLICT, "The run kept changing"),
             E::KeyConflict { .. } => (StatusCode::CONFLICT, "Key used before"),
             E::InvalidInput { .. } => (StatusCode::BAD_REQUEST, "Input not acceptable"),
             E::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
+            E::Store(StoreError::Unavailable { .. }) => {
+                tracing::error!(code, error = &error as &dyn std::error::Error, "a request failed");
+                let detail = "the store could not be read or written; the server's log says why. \
+                              What was acknowledged is kept; a command that got this answer may \
+                              or may not have taken effect"
+                    .to_owned();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Self::new(status, code, "The store is unavailable", detail);
+            }
             E::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The store failed"),
             E::Fold(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The run's log is damaged"),
             // Also what a later release of the runtime may add.

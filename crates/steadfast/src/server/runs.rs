@@ -7,15 +7,13 @@ use axum::http::{HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 use steadfast_runtime::event::StopReason;
 use steadfast_runtime::{
-    CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, Status, SubmitRun,
+    CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, SubmitRun, Waiting,
 };
-use steadfast_store::{RunFilter, RunId, Timestamp};
+use steadfast_store::Timestamp;
 
 use super::extract::{JsonBody, OptionalJsonBody, QueryOf, RunIdPath};
+use super::filter::ListQuery;
 use super::{Problem, ServerState};
-
-/// Most rows on a page.
-pub(super) const LIMIT_MAX: usize = 500;
 
 /// The body of a submission.
 #[derive(Deserialize)]
@@ -27,6 +25,9 @@ pub(super) struct SubmitBody {
     #[serde(default)]
     priority: i32,
     key: Option<String>,
+    session: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
 }
 
 /// The body of a cancellation.
@@ -40,57 +41,6 @@ pub(super) struct CancelBody {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResumeBody {}
-
-/// Which runs a list shows; the console's list uses the same words.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ListQuery {
-    /// One state, or several with commas between.
-    pub(crate) state: Option<String>,
-    pub(crate) agent: Option<String>,
-    pub(crate) tenant: Option<String>,
-    pub(crate) before: Option<String>,
-    pub(crate) limit: Option<usize>,
-}
-
-impl ListQuery {
-    /// The store's filter. A form sends fields left blank as empty: they filter nothing.
-    pub(crate) fn filter(&self) -> Result<RunFilter, Problem> {
-        let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
-        let mut states = Vec::new();
-        for word in given(&self.state).iter().flat_map(|states| states.split(',')) {
-            let status = Status::parse(word).ok_or_else(|| {
-                let known = Status::ALL.map(Status::as_str).join(", ");
-                Problem::bad_query(format!("`state` is `{word}`; the states are: {known}"))
-            })?;
-            states.push(status.as_str().to_owned());
-        }
-        let before = match given(&self.before) {
-            None => None,
-            Some(text) => Some(text.parse::<RunId>().map_err(|_| {
-                Problem::bad_query(format!("`before` is `{text}`; give the `next` of a page"))
-            })?),
-        };
-        let limit = check_limit(self.limit)?;
-        Ok(RunFilter {
-            tenant: given(&self.tenant),
-            agent: given(&self.agent),
-            states,
-            before,
-            limit,
-        })
-    }
-}
-
-/// A page's size; 0 leaves it to the store.
-pub(super) fn check_limit(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit {
-        Some(limit) if !(1..=LIMIT_MAX).contains(&limit) => {
-            Err(Problem::bad_query(format!("`limit` is {limit}; it must be 1 to {LIMIT_MAX}")))
-        }
-        limit => Ok(limit.unwrap_or(0)),
-    }
-}
 
 /// A run in full.
 #[derive(Serialize)]
@@ -107,6 +57,9 @@ pub(super) struct RunDetail {
     open_calls: Vec<OpenCall>,
     /// When it goes on by itself, if it waits for a time.
     wake_at: Option<Timestamp>,
+    /// Why it is not executed yet, if it waits for a node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
     /// Milliseconds in which it was executed.
     active_ms: i64,
 }
@@ -126,6 +79,8 @@ pub(super) async fn submit(
     let mut command = SubmitRun::new(body.agent, body.input);
     command.priority = body.priority;
     command.key = body.key;
+    command.session = body.session;
+    command.tags = body.tags;
     if let Some(tenant) = body.tenant {
         command.tenant = tenant;
     }
@@ -139,7 +94,7 @@ pub(super) async fn list(
     State(state): State<ServerState>,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<RunList>, Problem> {
-    Ok(Json(state.runtime.list(query.filter()?).await?))
+    Ok(Json(state.runtime.list(query.filter(state.runtime.store().now())?).await?))
 }
 
 pub(super) async fn show(
@@ -164,6 +119,7 @@ pub(super) async fn show(
         failure,
         open_calls: folded.open_calls,
         wake_at: folded.wake_at,
+        waiting: state.runtime.waiting(run).await?,
         active_ms: folded.active_ms,
     }))
 }

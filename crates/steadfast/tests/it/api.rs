@@ -33,6 +33,40 @@ fn a_run_is_submitted_watched_shown_and_listed() {
 }
 
 #[test]
+fn c6_an_agents_run_hears_no_signals_and_says_so() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    let url = format!("http://{}", server.address);
+    let submitted = run(&folder, &["submit", "report", "--server", &url]);
+    let id = text(&submitted.stdout).trim().to_owned();
+    let signal = |payload: &str, run_id: &str| {
+        let arguments = ["signal", run_id, "go", "--payload", payload, "--id", "1"];
+        run(&folder, &[&arguments[..], &["--server", &url]].concat())
+    };
+    let refused = signal(r#"{"yes":true}"#, &id);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    let said = text(&refused.stderr);
+    assert!(said.contains("hears no signals") && said.contains("agent `report`"), "{said}");
+    let wrong = signal("yes", &id);
+    assert_eq!(wrong.status.code(), Some(1), "{}", text(&wrong.stderr));
+    assert!(text(&wrong.stderr).contains("`--payload` is not JSON"), "{}", text(&wrong.stderr));
+    let missing = signal("1", "00000000-0000-7000-8000-000000000000");
+    assert_eq!(missing.status.code(), Some(3), "{}", text(&missing.stderr));
+    let path = format!("/api/v1/runs/{id}/signals");
+    let body = format!("{{\"name\":\"{}\"}}", "x".repeat(129));
+    let (status, answer) = post(&server.address, &path, "application/json", &body);
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.contains("1 to 128 bytes"), "{answer}");
+    let find = |query: &str| {
+        let head = format!("GET /api/v1/runs?{query} HTTP/1.1\r\nhost: {}", server.address);
+        request(&server.address, &head, b"")
+    };
+    let (status, children) = find(&format!("parent={id}"));
+    assert!(status == 200 && children.contains("\"runs\":[]"), "{children}");
+    assert_eq!(find("parent=7").0, 400);
+}
+
+#[test]
 fn a_second_program_on_the_same_store_is_told_who_has_it() {
     let (_temporary, folder) = example("report");
     let _server = serve(&folder);

@@ -63,6 +63,38 @@ fn subjects(folder: &Path) -> Vec<String> {
     text(&log.stdout).lines().map(str::to_owned).collect()
 }
 
+/// Kills a report after its second step, which leaves two checkpoints, and spoils this many of them.
+fn killed_with_damaged_checkpoints(folder: &Path, damaged: usize) {
+    let mut command = steadfast(folder);
+    command.args(["run", "report", "--key", "mine"]);
+    let mut program = Running::start(command);
+    program.wait_for("step 2/4");
+    program.kill();
+    let store = rusqlite::Connection::open(folder.join("steadfast.db")).expect("opens");
+    let spoil = "UPDATE checkpoint SET body = x'7b7d' WHERE seq IN \
+                 (SELECT seq FROM checkpoint ORDER BY seq DESC LIMIT ?1)";
+    assert_eq!(store.execute(spoil, [damaged]).expect("spoils"), damaged);
+}
+
+#[test]
+fn c4_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_the_run_says_so() {
+    for damaged in [1, 2] {
+        let (_temporary, folder) = example("report");
+        killed_with_damaged_checkpoints(&folder, damaged);
+        let mut command = steadfast(&folder);
+        command.args(["run", "report", "--key", "mine"]);
+        let done = command.output().expect("starts");
+        let said = text(&done.stderr);
+        assert!(done.status.success(), "{said}");
+        let told = format!("{damaged} DAMAGED checkpoint(s) passed over");
+        assert!(said.contains(&told), "{said}");
+        let claimed: Vec<_> =
+            events(&folder).into_iter().filter(|it| it.kind == "claimed").collect();
+        assert_eq!(claimed[0].body.get("damaged_checkpoints"), None);
+        assert_eq!(claimed[1].body["damaged_checkpoints"], damaged);
+    }
+}
+
 #[test]
 fn c8_a_killed_refactoring_goes_on_and_applies_every_change_exactly_once() {
     let (_temporary, folder) = example("refactor");

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::program::{Running, steadfast, text};
@@ -14,8 +15,14 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn serve(folder: &Path) -> Server {
+    serve_with(folder, |_| {})
+}
+
+/// The same, of a program that something is done to before it starts.
+pub(crate) fn serve_with(folder: &Path, prepare: impl FnOnce(&mut Command)) -> Server {
     let mut command = steadfast(folder);
     command.args(["serve", "--listen", "127.0.0.1:0"]);
+    prepare(&mut command);
     let mut program = Running::start(command);
     let line = program.wait_for(" on http://");
     let address = line.split("http://").nth(1).expect("the address is said").trim().to_owned();

@@ -15,11 +15,21 @@ mod crash;
 mod faults;
 mod guards;
 mod http;
+#[cfg(target_os = "linux")]
+#[path = "../../../store/tests/it/medium/mod.rs"]
+mod medium;
 mod nodes;
 mod openapi;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
+#[cfg(target_os = "linux")]
+mod power;
+mod problems;
 mod program;
 mod report;
+mod search;
 mod stand_in;
+mod store_commands;
+#[cfg(target_os = "linux")]
+mod trouble;
 mod watch;

@@ -88,6 +88,12 @@ impl Running {
         self.child.id()
     }
 
+    /// Asks it to end, as a supervisor does.
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").arg(self.pid().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "still there to be asked");
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("still there to be killed");

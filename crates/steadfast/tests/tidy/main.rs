@@ -128,7 +128,9 @@ fn long_functions(text: &str) -> Vec<(String, usize)> {
         let is_function = words.iter().take(5).any(|word| *word == "fn")
             && ["pub", "fn", "async", "const", "pub(crate)", "pub(super)"]
                 .contains(words.first().unwrap_or(&""));
-        if !is_function || trimmed.ends_with(';') {
+        // A declaration ends without a body, be it over several lines.
+        let ending = lines[start..].iter().find(|line| line.ends_with([';', '{']));
+        if !is_function || ending.is_some_and(|line| line.ends_with(';')) {
             continue;
         }
         let indent = &line[..line.len() - trimmed.len()];
@@ -158,6 +160,8 @@ fn the_function_check_can_fail() {
     let body = "    let x = 1;\n".repeat(FUNCTION_LINES_MAX);
     assert_eq!(long_functions(&format!("fn long() {{\n{body}}}\n")).len(), 1);
     assert!(long_functions("fn short() {\n    let x = 1;\n}\n").is_empty());
+    let declared = format!("    fn declared(\n        a: u8,\n    ) -> u8;\n{body}    }}\n");
+    assert!(long_functions(&declared).is_empty());
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Outcome, append, create, face, head, new_run};
-use crate::{Append, Disposition, NodeId, RunFilter, RunId, Store, Timestamp};
+use super::{Outcome, append, assert_refused, create, face, head, new_run};
+use crate::{Append, Caps, Disposition, NodeId, RunFilter, RunId, Store, StoreError, Timestamp};
 
 pub async fn an_empty_store_has_nothing(store: Arc<dyn Store>) -> Outcome {
     let page = store.list(RunFilter::default()).await?;
@@ -15,7 +15,7 @@ pub async fn an_empty_store_has_nothing(store: Arc<dyn Store>) -> Outcome {
     let node = NodeId::generate();
     store.retire(&node).await?;
     store.renew(&node, Duration::from_secs(60)).await?;
-    assert_eq!(store.claim(&node, 10).await?, []);
+    assert_eq!(store.claim(&node, 10, &Caps::default()).await?, []);
     assert_eq!(store.next_wake().await?, None);
     assert!(!store.describe().is_empty());
     Ok(())
@@ -115,5 +115,87 @@ pub async fn a_store_has_one_id(store: Arc<dyn Store>) -> Outcome {
     assert_eq!(id.len(), 36);
     create(&*store, new_run()).await?;
     assert_eq!(store.id(), id);
+    Ok(())
+}
+
+pub async fn a_list_is_filtered_by_what_a_run_is_labelled_with(store: Arc<dyn Store>) -> Outcome {
+    let mut child = new_run();
+    child.session = Some("s-1".to_owned());
+    child.tags = vec!["eu".to_owned(), "night".to_owned()];
+    child.parent = Some(RunId::generate());
+    let parent = child.parent;
+    let child = create(&*store, child).await?;
+    create(&*store, new_run()).await?;
+    assert_eq!((child.session.as_deref(), child.tags.len()), (Some("s-1"), 2));
+    assert_eq!(head(&*store, child.id).await?, child);
+    let found = async |filter: RunFilter| {
+        let page = store.list(filter).await?;
+        Ok::<_, StoreError>(page.runs.iter().map(|run| run.id).collect::<Vec<_>>())
+    };
+    let any = RunFilter::default;
+    assert_eq!(found(RunFilter { session: child.session.clone(), ..any() }).await?, [child.id]);
+    assert_eq!(found(RunFilter { tag: Some("night".to_owned()), ..any() }).await?, [child.id]);
+    assert_eq!(found(RunFilter { tag: Some("nigh".to_owned()), ..any() }).await?, []);
+    assert_eq!(found(RunFilter { parent, ..any() }).await?, [child.id]);
+    let at = child.created_at.0;
+    let since = |at| RunFilter { since: Some(Timestamp(at)), ..any() };
+    let until = |at| RunFilter { until: Some(Timestamp(at)), ..any() };
+    assert_eq!(found(since(at)).await?.len(), 2);
+    assert_eq!(found(since(at + 1_000_000)).await?, []);
+    assert_eq!(found(until(at)).await?, []);
+    assert_eq!(found(until(at + 1_000_000)).await?.len(), 2);
+    Ok(())
+}
+
+pub async fn runs_are_found_by_words_of_their_text(store: Arc<dyn Store>) -> Outcome {
+    let texts = ["Refund order 4711, 50% off", "把报告翻译成英文", "say \"hello\"_there", ""];
+    for text in texts {
+        let mut run = new_run();
+        text.clone_into(&mut run.text);
+        create(&*store, run).await?;
+    }
+    let found = async |words: &[&str]| {
+        let text = words.iter().map(|word| (*word).to_owned()).collect();
+        store.list(RunFilter { text, ..RunFilter::default() }).await.map(|page| page.runs.len())
+    };
+    for (words, count) in [
+        (&["refund"] as &[&str], 1),
+        (&["ORDER", "4711"], 1),
+        (&["order", "4712"], 0),
+        (&["翻译"], 1),
+        (&["翻译成英文"], 1),
+        (&["0%"], 1),
+        (&["5_"], 0),
+        (&["\"hello\"_"], 1),
+        (&["x' OR 1=1 --"], 0),
+        (&["e"], 2),
+        (&[], 4),
+    ] {
+        assert_eq!(found(words).await?, count, "{words:?}");
+    }
+    Ok(())
+}
+
+pub async fn c12_a_problem_is_shown_and_filtered_by(store: Arc<dyn Store>) -> Outcome {
+    let run = create(&*store, new_run()).await?;
+    create(&*store, new_run()).await?;
+    let found = async |problems: &[&str], any_problem| {
+        let problems = problems.iter().map(|problem| (*problem).to_owned()).collect();
+        let filter = RunFilter { problems, any_problem, ..RunFilter::default() };
+        store.list(filter).await.map(|page| page.runs.len())
+    };
+    assert_eq!(found(&[], true).await?, 0);
+    store.flag(run.id, Some("stuck".to_owned())).await?;
+    assert_eq!(head(&*store, run.id).await?.problem.as_deref(), Some("stuck"));
+    assert_eq!((found(&[], true).await?, found(&["stuck"], false).await?), (1, 1));
+    assert_eq!(found(&["other"], true).await?, 0);
+    let mut update = face("queued", Disposition::Ready);
+    store.append(Append { head: Some(update.clone()), ..append(run.id, 0, 1) }).await?;
+    assert_eq!(head(&*store, run.id).await?.problem, None);
+    update.problem = Some("costly".to_owned());
+    store.append(Append { head: Some(update), ..append(run.id, 0, 2) }).await?;
+    assert_eq!(found(&["costly", "stuck"], false).await?, 1);
+    let unknown = RunId::generate();
+    assert_refused!(store.flag(unknown, None).await, StoreError::NotFound { run } if run == unknown);
     Ok(())
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{Outcome, append, assert_refused, create, event, face, head, new_run};
 use crate::{
-    Append, Blob, BlobHash, CHECKPOINTS_KEPT, Created, Disposition, Fence, NodeId, RunFilter,
+    Append, Blob, BlobHash, CHECKPOINTS_KEPT, Caps, Created, Disposition, Fence, NodeId, RunFilter,
     RunId, Store, StoreError, VALUE_BYTES_MAX,
 };
 
@@ -104,11 +104,11 @@ pub async fn an_append_is_fenced_by_its_epoch(store: Arc<dyn Store>) -> Outcome 
     let id = create(&*store, new_run()).await?.id;
     let (old, young) = (NodeId::generate(), NodeId::generate());
     store.renew(&old, Duration::from_secs(2)).await?;
-    assert_eq!(store.claim(&old, 1).await?.len(), 1);
+    assert_eq!(store.claim(&old, 1, &Caps::default()).await?.len(), 1);
     store.append(append(id, 1, 1)).await?;
     tokio::time::sleep(Duration::from_millis(2500)).await;
     store.renew(&young, Duration::from_secs(60)).await?;
-    assert_eq!(store.claim(&young, 1).await?.len(), 1);
+    assert_eq!(store.claim(&young, 1, &Caps::default()).await?.len(), 1);
     let before = head(&*store, id).await?;
     assert_refused!(
         store.append(append(id, 1, 2)).await,
@@ -145,7 +145,7 @@ pub async fn seizing_raises_the_epoch_and_frees_the_run(store: Arc<dyn Store>) -
     let id = create(&*store, new_run()).await?.id;
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(60)).await?;
-    store.claim(&node, 1).await?;
+    store.claim(&node, 1, &Caps::default()).await?;
     let headless = Append { head: None, ..seize(id, 1, Disposition::Ready) };
     assert_refused!(store.append(headless).await, StoreError::Misuse { .. });
     let held = seize(id, 1, Disposition::Held);
@@ -171,7 +171,7 @@ pub async fn an_ended_run_takes_no_append_of_a_holder(store: Arc<dyn Store>) -> 
     assert_refused!(store.append(append(id, 0, 2)).await, StoreError::Misuse { .. });
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(60)).await?;
-    assert_eq!(store.claim(&node, 9).await?, []);
+    assert_eq!(store.claim(&node, 9, &Caps::default()).await?, []);
     assert_eq!(store.append(seize(id, 2, Disposition::Ready)).await?.head_seq, 3);
     Ok(())
 }
@@ -183,7 +183,7 @@ pub async fn only_a_claim_makes_a_run_held(store: Arc<dyn Store>) -> Outcome {
     assert_refused!(store.append(hold(0)).await, StoreError::Misuse { .. });
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(60)).await?;
-    store.claim(&node, 1).await?;
+    store.claim(&node, 1, &Caps::default()).await?;
     store.append(hold(1)).await?;
     assert_eq!(head(&*store, id).await?.owner, Some(node));
     let nothing = Append { events: Vec::new(), ..append(id, 1, 2) };
@@ -346,7 +346,7 @@ pub async fn a_closed_store_is_unavailable(store: Arc<dyn Store>) -> Outcome {
         StoreError::Unavailable { .. }
     );
     assert_refused!(store.retire(&node).await, StoreError::Unavailable { .. });
-    assert_refused!(store.claim(&node, 1).await, StoreError::Unavailable { .. });
+    assert_refused!(store.claim(&node, 1, &Caps::default()).await, StoreError::Unavailable { .. });
     assert_refused!(store.next_wake().await, StoreError::Unavailable { .. });
     Ok(())
 }

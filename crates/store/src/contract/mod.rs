@@ -4,10 +4,14 @@
 //! an empty store of its own. Checks let time pass with `tokio::time::sleep` and never assert how long
 //! something took, so that they run with paused time and with a database's clock alike.
 
+pub mod archive;
 pub mod catalog;
+pub mod facts;
 pub mod journal;
 pub mod keys;
 pub mod lease;
+pub mod mail;
+pub mod upkeep;
 
 use bytes::Bytes;
 
@@ -55,6 +59,9 @@ macro_rules! contract_tests {
                 a_head_shows_what_was_written
                 a_list_is_paged_newest_first
                 a_list_is_filtered
+                a_list_is_filtered_by_what_a_run_is_labelled_with
+                runs_are_found_by_words_of_their_text
+                c12_a_problem_is_shown_and_filtered_by
                 counting_stops_at_the_cap
                 a_store_has_one_id
             }
@@ -70,6 +77,25 @@ macro_rules! contract_tests {
                 a_parked_run_wakes_at_its_time
                 the_next_wake_is_the_earliest
                 one_run_is_claimed_by_one_node
+                an_expired_owner_writes_nothing_before_the_next_claim_either
+                c5_tenants_take_turns
+                g12_caps_hold_over_all_nodes
+                c5_waiting_is_worth_priority
+                a_paused_run_is_claimed_by_nobody
+            }
+            mail {
+                a_letter_is_kept_once_and_taken_once
+                a_letter_wakes_a_parked_run_and_no_other
+                a_run_with_mail_is_not_parked
+                an_append_sends_letters_with_its_events
+                a_letter_that_cannot_be_kept_is_refused
+            }
+            facts {
+                c13_a_fact_is_what_was_written_last
+                c13_facts_are_written_with_the_events_of_a_run
+                c13_facts_are_listed_by_scope_and_prefix
+                c13_a_fact_holds_for_its_time
+                a_fact_that_is_too_large_is_refused
             }
             keys {
                 r11_a_key_is_claimed_once_and_answered_ever_after
@@ -83,6 +109,24 @@ macro_rules! contract_tests {
                 r11_an_append_settles_its_keys_with_its_events
                 r11_an_answer_is_forgotten_after_its_time
                 r11_of_many_claims_at_once_one_wins
+            }
+            upkeep {
+                only_runs_that_are_over_are_pruned
+                a_prune_takes_what_it_was_asked_for_oldest_first
+                a_run_ends_anew_when_it_was_resumed
+                everything_of_a_pruned_run_goes_with_it
+                a_blob_shared_with_a_run_that_goes_on_stays
+                a_run_stays_while_its_parent_or_a_child_goes_on
+                a_long_log_is_pruned_in_pieces
+                a_prune_that_is_given_up_is_finished_by_the_next
+            }
+            archive {
+                what_is_taken_in_is_what_was_given_out
+                what_was_taken_in_goes_on
+                a_dump_is_of_one_moment
+                a_store_that_holds_anything_takes_nothing_in
+                a_restore_that_is_not_finished_leaves_nothing
+                records_that_do_not_fit_are_refused
             }
         }
     };
@@ -110,35 +154,20 @@ pub(crate) fn event(body: &'static str) -> NewEvent {
 
 /// A face of an index card.
 pub(crate) fn face(state: &str, disposition: Disposition) -> HeadUpdate {
-    HeadUpdate { state: state.to_owned(), disposition, summary: Bytes::from_static(b"{}") }
+    let summary = Bytes::from_static(b"{}");
+    HeadUpdate { state: state.to_owned(), disposition, problem: None, summary }
 }
 
 /// A ready run with one event.
 pub(crate) fn new_run() -> NewRun {
-    NewRun {
-        id: RunId::generate(),
-        tenant: "acme".to_owned(),
-        agent: "clerk".to_owned(),
-        priority: 0,
-        key: None,
-        events: vec![event("created")],
-        blobs: Vec::new(),
-        head: face("queued", Disposition::Ready),
-    }
+    let (events, head) = (vec![event("created")], face("queued", Disposition::Ready));
+    NewRun::new("acme".to_owned(), "clerk".to_owned(), events, head)
 }
 
 /// An append under an epoch, of one event.
 pub(crate) fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
-    Append {
-        run,
-        fence: Fence::Holding { epoch },
-        expected_seq,
-        events: vec![event("more")],
-        blobs: Vec::new(),
-        checkpoint: None,
-        head: None,
-        keys: Vec::new(),
-    }
+    let fence = Fence::Holding { epoch };
+    Append { events: vec![event("more")], ..Append::new(run, fence, expected_seq) }
 }
 
 pub(crate) async fn create(store: &dyn Store, run: NewRun) -> Result<RunHead, StoreError> {

@@ -6,36 +6,40 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::keys;
 use super::link::{Failure, Link, Step, step};
 use super::schema::{self, disposition_columns, now_ms};
 use super::task::{Refusal, Write, Written};
+use super::{facts, keys, mail};
 use crate::rules::{self, Standing};
 use crate::{
     Append, Appended, Blob, BlobHash, Changes, Disposition, KeySettlement, NewEvent, StoreError,
-    Timestamp,
+    Timestamp, turns,
 };
 
 /// What a row costs beside its body, roughly: for the size of a transaction.
 const ROW_BYTES: usize = 100;
 
-const LOCK: &str = "SELECT id, run, epoch, head_seq, updated_at, disposition, wake_at FROM run \
-     WHERE id = ANY($1::uuid[]) ORDER BY run FOR UPDATE";
+/// The rows of the runs themselves, and of those that they send letters to.
+pub(super) const LOCK: &str = "SELECT id, run, epoch, head_seq, updated_at, disposition, wake_at, \
+     priority FROM run WHERE id = ANY($1::uuid[]) ORDER BY run FOR UPDATE";
 const NOW: &str = concat!("SELECT ", now_ms!());
 const UPDATE: &str = "UPDATE run SET epoch = turn.epoch, head_seq = turn.head_seq, \
      updated_at = turn.updated_at, summary = coalesce(turn.summary, run.summary), \
      state = coalesce(turn.state, run.state), disposition = turn.disposition, \
-     wake_at = turn.wake_at, \
-     ready_at = CASE turn.disposition WHEN 0 THEN turn.updated_at END, \
+     wake_at = turn.wake_at, rank = turn.rank, \
+     problem = CASE WHEN turn.state IS NULL THEN run.problem ELSE turn.problem END, \
      owner = CASE turn.disposition WHEN 1 THEN run.owner END \
      FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::text[], \
-     $7::smallint[], $8::bigint[]) AS turn (run, epoch, head_seq, updated_at, summary, state, \
-     disposition, wake_at) WHERE run.run = turn.run";
+     $7::smallint[], $8::bigint[], $9::bigint[], $10::text[]) AS turn (run, epoch, head_seq, \
+     updated_at, summary, state, disposition, wake_at, rank, problem) WHERE run.run = turn.run";
 pub(super) const INSERT_EVENTS: &str = "INSERT INTO event (run, seq, at, kind, version, body) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[], \
      $6::bytea[])";
 pub(super) const INSERT_BLOBS: &str = "INSERT INTO blob (hash, body) \
      SELECT hash, body FROM unnest($1::bytea[], $2::bytea[]) AS new (hash, body) ORDER BY hash \
+     ON CONFLICT DO NOTHING";
+pub(super) const INSERT_REFS: &str = "INSERT INTO blob_ref (run, hash) \
+     SELECT DISTINCT run, hash FROM unnest($1::bigint[], $2::bytea[]) AS new (run, hash) \
      ON CONFLICT DO NOTHING";
 const INSERT_CHECKPOINTS: &str = "INSERT INTO checkpoint (run, seq, at, body) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[]) \
@@ -57,11 +61,18 @@ impl Write for Appending {
         UPDATE,
         INSERT_EVENTS,
         INSERT_BLOBS,
+        INSERT_REFS,
         INSERT_CHECKPOINTS,
         DROP_CHECKPOINTS,
         keys::LOCK_NAMES,
         keys::RECORD,
         keys::FREE,
+        mail::TAKE,
+        mail::SEND,
+        mail::WAKE,
+        facts::LOCK,
+        facts::FORGET,
+        facts::WRITE,
     ];
     const REPEATABLE: bool = false;
 
@@ -78,7 +89,9 @@ impl Write for Appending {
     }
 
     async fn write(batch: &[&Self], link: &Link) -> Result<Written<Appended>, Failure> {
-        let ids: Vec<_> = batch.iter().map(|append| schema::uuid(append.0.run)).collect();
+        let own = batch.iter().map(|append| schema::uuid(append.0.run));
+        let others = batch.iter().flat_map(|append| &append.0.mail);
+        let ids: Vec<_> = own.chain(others.map(|mail| schema::uuid(mail.to))).collect();
         let [rows, now] = link.begin([step(LOCK, &[&ids]), step(NOW, &[])]).await?;
         let now = schema::time(&now)?;
         let mut cards = HashMap::new();
@@ -91,8 +104,11 @@ impl Write for Appending {
         for Self(append) in batch {
             answers.push(admit(append, cards.get(&append.run), now, &mut turns));
         }
-        turns.commit(link).await?;
-        Ok(Written { answers, changes: turns.changes })
+        turns.mail.find(&cards);
+        let woken = turns.commit(link).await?;
+        let mut changes = turns.changes;
+        changes.ready |= woken;
+        Ok(Written { answers, changes })
     }
 }
 
@@ -117,22 +133,24 @@ fn admit<'a>(
 }
 
 /// The part of a row of `run` that an append decides by.
-struct Card {
-    run: i64,
+pub(super) struct Card {
+    pub(super) run: i64,
     epoch: u64,
     head_seq: u64,
     updated_at: Timestamp,
-    disposition: Disposition,
+    pub(super) disposition: Disposition,
+    priority: i32,
 }
 
 impl Card {
-    fn read(row: &Row) -> Result<Self, Failure> {
+    pub(super) fn read(row: &Row) -> Result<Self, Failure> {
         Ok(Self {
             run: row.try_get(1)?,
             epoch: schema::count(row, 2)?,
             head_seq: schema::count(row, 3)?,
             updated_at: Timestamp(row.try_get(4)?),
             disposition: schema::disposition(row, 5)?,
+            priority: row.try_get(7)?,
         })
     }
 
@@ -157,8 +175,12 @@ struct Turns<'a> {
     states: Vec<Option<&'a str>>,
     dispositions: Vec<i16>,
     wakes: Vec<Option<i64>>,
+    ranks: Vec<Option<i64>>,
+    problems: Vec<Option<&'a str>>,
     events: Events<'a>,
-    blobs: Vec<&'a Blob>,
+    blobs: Vec<(i64, &'a Blob)>,
+    mail: mail::Post<'a>,
+    facts: facts::Facts<'a>,
     checkpoints: Checkpoints<'a>,
     keys: Vec<&'a KeySettlement>,
     keys_at: Timestamp,
@@ -189,7 +211,18 @@ impl<'a> Turns<'a> {
         self.dispositions.push(number);
         self.wakes.push(wake_at);
         self.events.push(card.run, card.head_seq, at, &append.events);
-        self.blobs.extend(&append.blobs);
+        self.ranks.push((disposition == Disposition::Ready).then(|| {
+            // A card that is not touched keeps its place in the line.
+            let since = if head.is_some() { at } else { card.updated_at };
+            turns::rank(since, card.priority)
+        }));
+        self.problems.push(head.and_then(|head| head.problem.as_deref()));
+        self.blobs.extend(append.blobs.iter().map(|blob| (card.run, blob)));
+        self.mail.push(append, card.run, at);
+        if matches!(disposition, Disposition::Parked { .. }) {
+            self.mail.wake.push(card.run);
+        }
+        self.facts.extend(&append.facts, at);
         if let Some(body) = &append.checkpoint {
             self.checkpoints.runs.push(card.run);
             self.checkpoints.seqs.push(schema::stored(head_seq));
@@ -204,10 +237,12 @@ impl<'a> Turns<'a> {
         }
     }
 
-    async fn commit(&self, link: &Link) -> Result<(), Failure> {
+    /// Whether a letter has made a run ready.
+    async fn commit(&self, link: &Link) -> Result<bool, Failure> {
+        let refs = refs(&self.blobs);
         let (hashes, bodies) = blobs(self.blobs.clone());
         let settling = keys::Settling::of(&self.keys, self.keys_at);
-        let turns: [&(dyn ToSql + Sync); 8] = [
+        let turns: [&(dyn ToSql + Sync); 10] = [
             &self.runs,
             &self.epochs,
             &self.seqs,
@@ -216,6 +251,8 @@ impl<'a> Turns<'a> {
             &self.states,
             &self.dispositions,
             &self.wakes,
+            &self.ranks,
+            &self.problems,
         ];
         let events = self.events.values();
         let blobs: [&(dyn ToSql + Sync); 2] = [&hashes, &bodies];
@@ -224,25 +261,37 @@ impl<'a> Turns<'a> {
         let checkpoints: [&(dyn ToSql + Sync); 4] = [runs, seqs, ats, bodies];
         let drop: [&(dyn ToSql + Sync); 2] = [runs, &kept];
         let (lock, record, free) = (settling.names(), settling.recorded(), settling.freed());
+        let refs: [&(dyn ToSql + Sync); 2] = [&refs.0, &refs.1];
+        let (take, send, wake) = (self.mail.taken(), self.mail.sent(), self.mail.woken());
+        let (known, forgotten, facts) =
+            (self.facts.names(), self.facts.forgotten(), self.facts.written());
+        let wakes = !self.mail.wake.is_empty();
         let has_blobs = !hashes.is_empty();
         let has_checkpoints = !runs.is_empty();
-        let steps: [(bool, Step<'_>); 8] = [
+        let steps: [(bool, Step<'_>); 15] = [
             (!self.runs.is_empty(), step(UPDATE, &turns)),
             (!self.events.is_empty(), step(INSERT_EVENTS, &events)),
             (has_checkpoints, step(INSERT_CHECKPOINTS, &checkpoints)),
             (has_checkpoints, step(DROP_CHECKPOINTS, &drop)),
+            (self.mail.takes(), step(mail::TAKE, &take)),
+            (self.mail.sends(), step(mail::SEND, &send)),
             (has_blobs, step(INSERT_BLOBS, &blobs)),
+            (has_blobs, step(INSERT_REFS, &refs)),
             (settling.any(), step(keys::LOCK_NAMES, &lock)),
             (settling.any_recorded(), step(keys::RECORD, &record)),
             (settling.any_freed(), step(keys::FREE, &free)),
+            (self.facts.any(), step(facts::LOCK, &known)),
+            (self.facts.any(), step(facts::FORGET, &forgotten)),
+            (self.facts.any_written(), step(facts::WRITE, &facts)),
+            // Last: what it gives is asked for.
+            (wakes, step(mail::WAKE, &wake)),
         ];
         let steps: Vec<Step<'_>> =
             steps.into_iter().filter(|(needed, _)| *needed).map(|(_, step)| step).collect();
-        link.commit(&steps).await.map(drop_rows)
+        let rows = link.commit(&steps).await?;
+        Ok(wakes && rows.last().is_some_and(|woken| !woken.is_empty()))
     }
 }
-
-fn drop_rows(_: Vec<Vec<Row>>) {}
 
 /// Rows of `event`, a column each.
 #[derive(Default)]
@@ -277,7 +326,8 @@ impl<'a> Events<'a> {
 }
 
 /// Hashes and bodies of blobs, each once.
-pub(super) fn blobs(mut blobs: Vec<&Blob>) -> (Vec<&[u8]>, Vec<&[u8]>) {
+pub(super) fn blobs(blobs: Vec<(i64, &Blob)>) -> (Vec<&[u8]>, Vec<&[u8]>) {
+    let mut blobs: Vec<&Blob> = blobs.into_iter().map(|(_, blob)| blob).collect();
     let hash = |blob: &&Blob| -> [u8; 32] {
         let BlobHash(hash) = blob.hash;
         hash
@@ -285,6 +335,11 @@ pub(super) fn blobs(mut blobs: Vec<&Blob>) -> (Vec<&[u8]>, Vec<&[u8]>) {
     blobs.sort_unstable_by_key(hash);
     blobs.dedup_by_key(|blob| hash(blob));
     blobs.into_iter().map(|blob| (&blob.hash.0[..], blob.bytes.as_ref())).unzip()
+}
+
+/// Which run refers to which blob.
+pub(super) fn refs<'a>(blobs: &[(i64, &'a Blob)]) -> (Vec<i64>, Vec<&'a [u8]>) {
+    blobs.iter().map(|(run, blob)| (*run, &blob.hash.0[..])).unzip()
 }
 
 pub(super) fn size(events: &[NewEvent], blobs: &[Blob]) -> usize {

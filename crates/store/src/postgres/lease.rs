@@ -58,8 +58,8 @@ const GIVE_ALL_BACK: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT ",
     now_ms!(),
     " AS at), held AS MATERIALIZED (SELECT run FROM run WHERE disposition = 1 AND owner = $1 \
-     ORDER BY run FOR UPDATE) UPDATE run SET disposition = 0, owner = NULL, ready_at = at, \
-     updated_at = at FROM clock, held WHERE run.run = held.run RETURNING run.run"
+     ORDER BY run FOR UPDATE) UPDATE run SET disposition = 0, owner = NULL, \
+     rank = at - 60000 * priority::bigint, updated_at = at FROM clock, held WHERE run.run = held.run RETURNING run.run"
 );
 
 pub(super) struct Retire {
@@ -94,8 +94,8 @@ const GIVE_BACK: &str = concat!(
     " AS at), held AS MATERIALIZED (SELECT run.run FROM run JOIN \
      unnest($1::uuid[], $2::bigint[]) AS given (id, epoch) ON run.id = given.id \
      AND run.epoch = given.epoch WHERE run.disposition = 1 ORDER BY run.run FOR UPDATE OF run) \
-     UPDATE run SET disposition = 0, owner = NULL, ready_at = at, updated_at = at \
-     FROM clock, held WHERE run.run = held.run RETURNING run.run"
+     UPDATE run SET disposition = 0, owner = NULL, \
+     rank = at - 60000 * priority::bigint, updated_at = at FROM clock, held WHERE run.run = held.run RETURNING run.run"
 );
 
 pub(super) struct Release {

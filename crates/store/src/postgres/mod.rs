@@ -2,17 +2,22 @@
 //!
 //! `address` says where it is without saying the password, `link` is one connection and what its errors
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
-//! a `task`, and each kind of write is a file: `create`, `append`, `lease`, `claim`, `keys`. `read` is
+//! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
+//! `flag`. `read` is
 //! what the others read, `notify` how nodes wake each other, `clock` what the database's clock says.
 
 mod address;
 mod append;
+mod archive;
 mod claim;
 mod clock;
 mod create;
+mod facts;
+mod flag;
 mod keys;
 mod lease;
 mod link;
+mod mail;
 mod notify;
 mod read;
 mod schema;
@@ -35,9 +40,10 @@ use self::notify::{Listener, Outbox};
 use self::read::Readers;
 use self::writer::Handle;
 use crate::{
-    Append, Appended, BlobHash, Catalog, Changes, Checkpoint, Created, Journal, KeyClaim,
-    KeySettlement, KeyStanding, Keys, Leases, NewRun, NodeId, Page, RunFilter, RunHead, RunId,
-    Store, StoreError, StoredEvent, Timestamp, rules,
+    Append, Appended, BlobHash, Caps, Catalog, Changes, Checkpoint, Created, Fact, FactFilter,
+    FactName, FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases,
+    Letter, Mail, Mailbox, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Sent, Store,
+    StoreError, StoredEvent, Timestamp, rules,
 };
 
 /// How a [`PostgresStore`] uses its database.
@@ -159,6 +165,43 @@ impl Catalog for PostgresStore {
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
         self.readers.read(|link| read::count_by_state(link, cap)).await
     }
+
+    async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
+        self.writer.write(flag::Flag { run, problem }).await
+    }
+}
+
+#[async_trait]
+impl Mailbox for PostgresStore {
+    async fn send(&self, mail: Mail) -> Result<Sent, StoreError> {
+        rules::check_mail(&mail)?;
+        self.writer.write(mail).await
+    }
+
+    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        let letters = self.readers.read(|link| read::letters(link, run, limit)).await?;
+        letters.ok_or(StoreError::NotFound { run })
+    }
+}
+
+#[async_trait]
+impl Facts for PostgresStore {
+    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
+        self.readers.read(|link| read::fact(link, name.clone())).await
+    }
+
+    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
+        self.readers.read(|link| read::facts(link, filter.clone())).await
+    }
+
+    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError> {
+        rules::check_facts(&facts)?;
+        self.writer.write(facts::WriteFacts(facts)).await
+    }
+
+    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
+        self.writer.write(facts::Purge { limit }).await
+    }
 }
 
 #[async_trait]
@@ -179,12 +222,19 @@ impl Leases for PostgresStore {
         self.writer.write(lease::Release { run, epoch }).await
     }
 
-    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
+    async fn claim(
+        &self,
+        node: &NodeId,
+        limit: usize,
+        caps: &Caps,
+    ) -> Result<Vec<RunHead>, StoreError> {
         // Kept until an answer is heard: what an unheard claim took is in the next one's answer.
         let ticket = *self.tickets.lock().entry(node.clone()).or_insert_with(new_ticket);
-        let claimed = self.writer.write(claim::Claim { node: node.clone(), limit, ticket }).await;
+        let (node, caps) = (node.clone(), caps.clone());
+        let claim = claim::Claim { node: node.clone(), limit, caps, ticket };
+        let claimed = self.writer.write(claim).await;
         if matches!(claimed, Ok(_) | Err(StoreError::NodeLost { .. })) {
-            self.tickets.lock().remove(node);
+            self.tickets.lock().remove(&node);
         }
         claimed
     }

@@ -10,14 +10,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use uuid::Uuid;
 
 use super::address::Address;
 use super::link::{EXCHANGE, Failure, Link, step};
 use super::schema::{self, head_columns, now_ms};
 use crate::{
-    BlobHash, Checkpoint, Page, RunFilter, RunHead, RunId, StoreError, StoredEvent, Timestamp,
+    BlobHash, Checkpoint, Fact, FactFilter, FactName, Letter, Page, RunFilter, RunHead, RunId,
+    StoreError, StoredEvent, Timestamp,
 };
 
 const RUN: &str = "SELECT run FROM run WHERE id = $1";
@@ -40,7 +41,24 @@ const NEXT_WAKE: &str = "SELECT min(at) FROM (\
 
 const NOW: &str = concat!("SELECT ", now_ms!());
 
-const STATEMENTS: [&str; 8] = [RUN, EVENTS, CHECKPOINTS, BLOB, HEAD, STATES, NEXT_WAKE, NOW];
+const LETTERS: &str = "SELECT number, id, kind, body, at FROM letter \
+     WHERE run = (SELECT run FROM run WHERE id = $1) AND NOT taken ORDER BY number LIMIT $2";
+const FACT: &str = concat!(
+    "SELECT key, value, version, at, expires_at FROM fact \
+     WHERE scope = $1 AND key = $2 AND (expires_at IS NULL OR expires_at > ",
+    now_ms!(),
+    ")"
+);
+const FACTS: &str = concat!(
+    "SELECT key, value, version, at, expires_at FROM fact \
+     WHERE scope = $1 AND key >= $2 AND starts_with(key, $2) \
+     AND ($3::text IS NULL OR key > $3) AND (expires_at IS NULL OR expires_at > ",
+    now_ms!(),
+    ") ORDER BY key LIMIT $4"
+);
+
+const STATEMENTS: [&str; 11] =
+    [RUN, EVENTS, CHECKPOINTS, BLOB, HEAD, STATES, NEXT_WAKE, NOW, LETTERS, FACT, FACTS];
 
 /// How long after a lost connection the next is tried.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -207,29 +225,113 @@ pub(super) fn head(link: &Link, run: RunId) -> Reading<'_, Option<RunHead>> {
 pub(super) fn list(link: &Link, filter: RunFilter) -> Reading<'_, Page> {
     Box::pin(async move {
         let limit = filter.page_size();
-        let before: Option<Uuid> = filter.before.map(schema::uuid);
-        let mut sql = concat!("SELECT ", head_columns!(), " FROM run WHERE TRUE").to_owned();
-        let mut values: Vec<&(dyn ToSql + Sync)> = Vec::new();
-        if let Some(before) = &before {
-            values.push(before);
-            sql.push_str(&format!(" AND id < ${}", values.len()));
+        let mut query = Query::default();
+        query.and("id < ", filter.before.map(schema::uuid), "");
+        query.and("tenant = ", filter.tenant, "");
+        query.and("agent = ", filter.agent, "");
+        query.and("session = ", filter.session, "");
+        query.and("parent = ", filter.parent.map(schema::uuid), "");
+        query.and("tags @> ARRAY[", filter.tag, "::text]");
+        // The id bounds what is looked through, and the database's clock decides.
+        let earliest = |at: i64| schema::uuid(RunId::earliest(Timestamp(at)));
+        query.and("id >= ", filter.since.map(|at| earliest(at.0.saturating_sub(DAY_MS))), "");
+        query.and("created_at >= ", filter.since.map(|at| at.0), "");
+        query.and("id < ", filter.until.map(|at| earliest(at.0.saturating_add(DAY_MS))), "");
+        query.and("created_at < ", filter.until.map(|at| at.0), "");
+        let any_of = |words: Vec<String>| (!words.is_empty()).then_some(words);
+        query.and("state = ANY(", any_of(filter.states), ")");
+        query.and("problem = ANY(", any_of(filter.problems), ")");
+        if filter.any_problem {
+            query.sql.push_str(" AND problem IS NOT NULL");
         }
-        if let Some(tenant) = &filter.tenant {
-            values.push(tenant);
-            sql.push_str(&format!(" AND tenant = ${}", values.len()));
+        for word in filter.text {
+            let find = "EXISTS (SELECT 1 FROM run_text WHERE run_text.run = run.run \
+                        AND position(lower(";
+            query.and(find, Some(word), "::text) IN lower(run_text.text)) > 0)");
         }
-        if let Some(agent) = &filter.agent {
-            values.push(agent);
-            sql.push_str(&format!(" AND agent = ${}", values.len()));
-        }
-        if !filter.states.is_empty() {
-            values.push(&filter.states);
-            sql.push_str(&format!(" AND state = ANY(${})", values.len()));
-        }
-        sql.push_str(&format!(" ORDER BY id DESC LIMIT {}", limit + 1));
+        let sql = format!(
+            "SELECT {} FROM run WHERE TRUE{} ORDER BY id DESC LIMIT {}",
+            head_columns!(),
+            query.sql,
+            limit + 1
+        );
+        let values: Vec<&(dyn ToSql + Sync)> =
+            query.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
         let rows = link.client().query(&sql, &values).await?;
         let heads = rows.iter().map(schema::head).collect::<Result<_, _>>()?;
         Ok(Page::cut(heads, limit))
+    })
+}
+
+/// How far the clock that made a run's id may be from the database's.
+const DAY_MS: i64 = 24 * 3_600_000;
+
+/// Conditions, and what stands for their numbers.
+#[derive(Default)]
+struct Query {
+    sql: String,
+    values: Vec<Box<dyn ToSql + Sync + Send>>,
+}
+
+impl Query {
+    fn and<T: ToSql + Sync + Send + 'static>(
+        &mut self,
+        before: &str,
+        value: Option<T>,
+        after: &str,
+    ) {
+        if let Some(value) = value {
+            self.values.push(Box::new(value));
+            let number = self.values.len();
+            self.sql.push_str(&format!(" AND {before}${number}{after}"));
+        }
+    }
+}
+
+/// Letters that wait, or `None` if there is no such run.
+pub(super) fn letters(link: &Link, run: RunId, limit: usize) -> Reading<'_, Option<Vec<Letter>>> {
+    Box::pin(async move {
+        let (id, limit) = (schema::uuid(run), schema::stored(limit as u64));
+        let [found, rows] = link.query([step(RUN, &[&id]), step(LETTERS, &[&id, &limit])]).await?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let letters = rows.iter().map(|row| {
+            Ok(Letter {
+                number: row.try_get(0)?,
+                id: row.try_get(1)?,
+                kind: row.try_get(2)?,
+                body: row.try_get::<_, Vec<u8>>(3)?.into(),
+                at: Timestamp(row.try_get(4)?),
+            })
+        });
+        letters.collect::<Result<_, Failure>>().map(Some)
+    })
+}
+
+pub(super) fn fact(link: &Link, name: FactName) -> Reading<'_, Option<Fact>> {
+    Box::pin(async move {
+        let [rows] = link.query([step(FACT, &[&name.scope, &name.key])]).await?;
+        rows.first().map(fact_of).transpose()
+    })
+}
+
+pub(super) fn facts(link: &Link, filter: FactFilter) -> Reading<'_, Vec<Fact>> {
+    Box::pin(async move {
+        let limit = schema::stored(filter.page_size() as u64);
+        let FactFilter { scope, prefix, after, limit: _ } = filter;
+        let [rows] = link.query([step(FACTS, &[&scope, &prefix, &after, &limit])]).await?;
+        rows.iter().map(fact_of).collect()
+    })
+}
+
+fn fact_of(row: &Row) -> Result<Fact, Failure> {
+    Ok(Fact {
+        key: row.try_get(0)?,
+        value: row.try_get::<_, Vec<u8>>(1)?.into(),
+        version: schema::count(row, 2)?,
+        at: Timestamp(row.try_get(3)?),
+        expires_at: row.try_get::<_, Option<i64>>(4)?.map(Timestamp),
     })
 }
 

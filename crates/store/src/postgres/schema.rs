@@ -14,8 +14,8 @@ pub(super) const VERSION: i64 = 1;
 const MIGRATIONS: [&str; 1] = [VERSION_1];
 
 // No index on `run` holds a column that the append of a running run changes, so that such an update
-// stays in its page (a HOT update) for which the page keeps room. `ready_at` is `updated_at` while the
-// run is ready, and null otherwise. A key has an index of fixed length, however long it is.
+// stays in its page (a HOT update) for which the page keeps room. `rank` is the place in the line of a run
+// that is ready, and null otherwise. A key has an index of fixed length, however long it is.
 const VERSION_1: &str = "
     CREATE TABLE run (
         run bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -27,7 +27,7 @@ const VERSION_1: &str = "
         state text NOT NULL,
         disposition smallint NOT NULL,
         wake_at bigint,
-        ready_at bigint,
+        rank bigint,
         priority integer NOT NULL,
         epoch bigint NOT NULL,
         owner text,
@@ -35,14 +35,22 @@ const VERSION_1: &str = "
         head_seq bigint NOT NULL,
         created_at bigint NOT NULL,
         updated_at bigint NOT NULL,
+        session text,
+        tags text[],
+        parent uuid,
+        problem text,
         summary bytea NOT NULL
     ) WITH (
         fillfactor = 60,
         autovacuum_vacuum_scale_factor = 0.05,
         autovacuum_vacuum_cost_delay = 1
     );
-    CREATE INDEX run_ready ON run (priority DESC, ready_at, run) WHERE disposition = 0;
-    CREATE INDEX run_held ON run (owner) WHERE disposition = 1;
+    CREATE INDEX run_ready ON run (tenant, agent, rank, run) WHERE disposition = 0;
+    CREATE INDEX run_held ON run (tenant, agent, owner) WHERE disposition = 1;
+    CREATE INDEX run_session ON run (session, id) WHERE session IS NOT NULL;
+    CREATE INDEX run_tags ON run USING gin (tags) WHERE tags IS NOT NULL;
+    CREATE INDEX run_parent ON run (parent, id) WHERE parent IS NOT NULL;
+    CREATE INDEX run_problem ON run (id) WHERE problem IS NOT NULL;
     CREATE INDEX run_parked ON run (wake_at) WHERE disposition = 2 AND wake_at IS NOT NULL;
     CREATE INDEX run_tenant ON run (tenant, id);
     CREATE INDEX run_agent ON run (agent, id);
@@ -64,6 +72,32 @@ const VERSION_1: &str = "
         PRIMARY KEY (run, seq)
     );
     CREATE TABLE blob (hash bytea PRIMARY KEY, body bytea NOT NULL);
+    CREATE TABLE blob_ref (run bigint NOT NULL, hash bytea NOT NULL, PRIMARY KEY (run, hash));
+    CREATE INDEX blob_ref_hash ON blob_ref (hash);
+    CREATE TABLE run_text (run bigint PRIMARY KEY, text text NOT NULL);
+    CREATE TABLE turn (tenant text PRIMARY KEY, turn bigint NOT NULL) WITH (fillfactor = 50);
+    CREATE INDEX turn_last ON turn (turn);
+    CREATE TABLE letter (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        run bigint NOT NULL,
+        id text NOT NULL,
+        kind text NOT NULL,
+        body bytea NOT NULL,
+        at bigint NOT NULL,
+        taken boolean NOT NULL DEFAULT false,
+        UNIQUE (run, id)
+    );
+    CREATE INDEX letter_waiting ON letter (run, number) WHERE NOT taken;
+    CREATE TABLE fact (
+        scope text COLLATE \"C\" NOT NULL,
+        key text COLLATE \"C\" NOT NULL,
+        value bytea NOT NULL,
+        version bigint NOT NULL,
+        at bigint NOT NULL,
+        expires_at bigint,
+        PRIMARY KEY (scope, key)
+    );
+    CREATE INDEX fact_expiry ON fact (expires_at) WHERE expires_at IS NOT NULL;
     CREATE TABLE node (id text PRIMARY KEY, expires_at bigint NOT NULL) WITH (fillfactor = 50);
     CREATE TABLE operation (
         name bytea PRIMARY KEY,
@@ -188,10 +222,13 @@ async fn warn_if_volatile(address: &Address, link: &Link) {
 macro_rules! head_columns {
     () => {
         "id, tenant, agent, state, disposition, wake_at, priority, epoch, owner, head_seq, \
-         created_at, updated_at, summary"
+         created_at, updated_at, summary, session, tags, parent, problem"
     };
 }
 pub(super) use head_columns;
+
+/// How many columns `head_columns!` has: what is selected behind it begins here.
+pub(super) const HEAD_COLUMNS: usize = 17;
 
 /// An index card from a row of `head_columns!`.
 pub(super) fn head(row: &Row) -> Result<RunHead, Failure> {
@@ -208,6 +245,10 @@ pub(super) fn head(row: &Row) -> Result<RunHead, Failure> {
         created_at: Timestamp(row.try_get(10)?),
         updated_at: Timestamp(row.try_get(11)?),
         summary: row.try_get::<_, Vec<u8>>(12)?.into(),
+        session: row.try_get(13)?,
+        tags: row.try_get::<_, Option<Vec<String>>>(14)?.unwrap_or_default(),
+        parent: row.try_get::<_, Option<Uuid>>(15)?.map(|id| RunId::from_bytes(id.into_bytes())),
+        problem: row.try_get(16)?,
     })
 }
 
@@ -220,6 +261,7 @@ pub(super) fn disposition(row: &Row, index: usize) -> Result<Disposition, Failur
             wake_at: row.try_get::<_, Option<i64>>(index + 1)?.map(Timestamp),
         }),
         3 => Ok(Disposition::Ended),
+        4 => Ok(Disposition::Paused),
         other => Err(Failure::Damaged(format!("a run has the disposition {other}"))),
     }
 }
@@ -231,6 +273,7 @@ pub(super) fn disposition_columns(disposition: Disposition) -> (i16, Option<i64>
         Disposition::Held => (1, None),
         Disposition::Parked { wake_at } => (2, wake_at.map(|at| at.0)),
         Disposition::Ended => (3, None),
+        Disposition::Paused => (4, None),
     }
 }
 

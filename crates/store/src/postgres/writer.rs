@@ -16,7 +16,7 @@ use super::address::Address;
 use super::link::Link;
 use super::notify::Outbox;
 use super::task::{Request, Task, Write};
-use super::{append, claim, keys, lease};
+use super::{append, claim, facts, flag, keys, lease};
 use crate::{NewRun, StoreError};
 
 /// Most requests in one transaction.
@@ -33,7 +33,7 @@ const CLOSED: &str = "it has been closed";
 
 /// Everything that the writer sends.
 fn statements() -> impl Iterator<Item = &'static str> {
-    let kinds: [&[&str]; 9] = [
+    let kinds: [&[&str]; 13] = [
         <NewRun as Write>::STATEMENTS,
         <append::Appending as Write>::STATEMENTS,
         <lease::Renew as Write>::STATEMENTS,
@@ -43,6 +43,10 @@ fn statements() -> impl Iterator<Item = &'static str> {
         <crate::KeyClaim as Write>::STATEMENTS,
         <crate::KeySettlement as Write>::STATEMENTS,
         <keys::Purge as Write>::STATEMENTS,
+        <crate::Mail as Write>::STATEMENTS,
+        <facts::WriteFacts as Write>::STATEMENTS,
+        <facts::Purge as Write>::STATEMENTS,
+        <flag::Flag as Write>::STATEMENTS,
     ];
     let mut all: Vec<&str> = kinds.concat();
     all.sort_unstable();

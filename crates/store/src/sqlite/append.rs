@@ -3,13 +3,14 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::keys;
 use super::schema::{self, disposition_columns, head_columns};
 use super::writer::{Failure, Write};
+use super::{facts, keys, mail};
 use crate::rules::{self, Standing};
+use crate::turns;
 use crate::{
     Append, Appended, Blob, CHECKPOINTS_KEPT, Created, Disposition, HeadUpdate, NewEvent, NewRun,
-    RunHead, StoreError, Timestamp,
+    RunHead, RunId, StoreError, Timestamp,
 };
 
 /// What a row costs beside its body, roughly: for the size of a transaction.
@@ -42,6 +43,7 @@ impl Write for NewRun {
         if taken {
             return Err(Failure::Refused(StoreError::Exists { run: self.id }));
         }
+        let text = self.searched().to_owned();
         let head = RunHead {
             id: self.id,
             tenant: self.tenant,
@@ -54,11 +56,17 @@ impl Write for NewRun {
             head_seq: self.events.len() as u64,
             created_at: at,
             updated_at: at,
+            session: self.session,
+            tags: self.tags,
+            parent: self.parent,
+            problem: self.head.problem,
             summary: self.head.summary,
         };
-        let run = insert_run(connection, &head, self.key.as_deref())?;
+        let rank = rank(head.disposition, head.updated_at, head.priority);
+        let run = insert_run(connection, &head, self.key.as_deref(), rank)?;
+        insert_finds(connection, run, &head, &text)?;
         insert_events(connection, run, 0, &self.events, at)?;
-        insert_blobs(connection, &self.blobs)?;
+        insert_blobs(connection, run, &self.blobs)?;
         Ok(Created::New(head))
     }
 }
@@ -78,15 +86,27 @@ impl Write for Append {
         let head_seq = card.head_seq + self.events.len() as u64;
         let updated_at =
             if self.events.is_empty() && self.head.is_none() { card.updated_at } else { at };
-        card.update(connection, &Turn { epoch, head_seq, updated_at, head: self.head.as_ref() })?;
+        mail::take(connection, card.run, &self.taken)?;
+        let mut head = self.head;
+        if let Some(head) = &mut head {
+            let has_mail = || mail::waits(connection, card.run);
+            let parks = matches!(head.disposition, Disposition::Parked { .. });
+            head.disposition = rules::disposition(head.disposition, parks && has_mail()?);
+        }
+        card.update(connection, &Turn { epoch, head_seq, updated_at, head: head.as_ref() })?;
         insert_events(connection, card.run, card.head_seq, &self.events, at)?;
-        insert_blobs(connection, &self.blobs)?;
+        insert_blobs(connection, card.run, &self.blobs)?;
         if let Some(body) = &self.checkpoint {
             insert_checkpoint(connection, card.run, head_seq, at, body)?;
         }
         for settlement in &self.keys {
             keys::settle(connection, settlement, at)?;
         }
+        for letter in &self.mail {
+            // Whom a letter cannot reach any more is no reason to refuse what its sender has done.
+            mail::send(connection, letter, at).map(drop).or_else(Failure::spare)?;
+        }
+        facts::write(connection, &self.facts, at)?;
         Ok(Appended { head_seq, epoch, at })
     }
 }
@@ -99,6 +119,8 @@ struct Card {
     updated_at: Timestamp,
     state: String,
     disposition: Disposition,
+    priority: i32,
+    problem: Option<String>,
 }
 
 /// What an append makes of a row of `run`.
@@ -113,8 +135,8 @@ impl Card {
     fn read(connection: &Connection, append: &Append) -> Result<Self, Failure> {
         connection
             .prepare_cached(
-                "SELECT run, epoch, head_seq, updated_at, state, disposition, wake_at \
-                 FROM run WHERE id = ?1",
+                "SELECT run, epoch, head_seq, updated_at, state, disposition, wake_at, priority, \
+                 problem FROM run WHERE id = ?1",
             )?
             .query_row([append.run.as_bytes()], |row| {
                 Ok(Self {
@@ -124,6 +146,8 @@ impl Card {
                     updated_at: Timestamp(row.get(3)?),
                     state: row.get(4)?,
                     disposition: schema::disposition(row, 5)?,
+                    priority: row.get(7)?,
+                    problem: row.get(8)?,
                 })
             })
             .optional()?
@@ -149,7 +173,12 @@ impl Card {
                     "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4 WHERE run = ?1",
                 )?
                 .execute(params![self.run, epoch, head_seq, updated_at.0])?,
-            Some(head) if head.state == self.state && head.disposition == self.disposition => {
+            Some(head)
+                if head.state == self.state
+                    && head.disposition == self.disposition
+                    && head.disposition != Disposition::Ready
+                    && head.problem == self.problem =>
+            {
                 let summary = head.summary.as_ref();
                 connection
                     .prepare_cached(
@@ -164,7 +193,7 @@ impl Card {
                 connection
                     .prepare_cached(
                         "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4, summary = ?5, \
-                         state = ?6, disposition = ?7, wake_at = ?8, \
+                         state = ?6, disposition = ?7, wake_at = ?8, rank = ?9, problem = ?10, \
                          owner = CASE WHEN ?7 = 1 THEN owner END WHERE run = ?1",
                     )?
                     .execute(params![
@@ -175,12 +204,19 @@ impl Card {
                         summary,
                         head.state,
                         disposition,
-                        wake_at
+                        wake_at,
+                        rank(head.disposition, *updated_at, self.priority),
+                        head.problem
                     ])?
             }
         };
         Ok(())
     }
+}
+
+/// The place in the line of a run that becomes ready.
+fn rank(disposition: Disposition, since: Timestamp, priority: i32) -> Option<i64> {
+    (disposition == Disposition::Ready).then(|| turns::rank(since, priority))
 }
 
 fn size(events: &[NewEvent], blobs: &[Blob]) -> usize {
@@ -189,13 +225,21 @@ fn size(events: &[NewEvent], blobs: &[Blob]) -> usize {
     events.chain(blobs).map(|body| body + ROW_BYTES).sum()
 }
 
-fn insert_run(connection: &Connection, head: &RunHead, key: Option<&str>) -> rusqlite::Result<i64> {
+/// Writes a new card; its number.
+pub(super) fn insert_run(
+    connection: &Connection,
+    head: &RunHead,
+    key: Option<&str>,
+    rank: Option<i64>,
+) -> rusqlite::Result<i64> {
     let (disposition, wake_at) = disposition_columns(head.disposition);
     connection
         .prepare_cached(
-            "INSERT INTO run (id, tenant, agent, key, state, disposition, wake_at, priority, \
-             epoch, head_seq, created_at, updated_at, summary) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            // A number whose log is still being removed is given to nobody.
+            "INSERT INTO run (run, id, tenant, agent, key, state, disposition, wake_at, priority, \
+             epoch, head_seq, created_at, updated_at, summary, rank, session, tags, parent, problem) \
+             VALUES ((SELECT 1 + max(CAST(value AS INTEGER), (SELECT coalesce(max(run), 0) FROM run)) \
+             FROM meta WHERE name = 'pruning'), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?
         .insert(params![
             head.id.as_bytes(),
@@ -210,8 +254,33 @@ fn insert_run(connection: &Connection, head: &RunHead, key: Option<&str>) -> rus
             head.head_seq,
             head.created_at.0,
             head.updated_at.0,
-            head.summary.as_ref()
+            head.summary.as_ref(),
+            rank,
+            head.session,
+            schema::tags_column(&head.tags),
+            head.parent.as_ref().map(RunId::as_bytes),
+            head.problem
         ])
+}
+
+/// What a run is found by beside its card.
+pub(super) fn insert_finds(
+    connection: &Connection,
+    run: i64,
+    head: &RunHead,
+    text: &str,
+) -> rusqlite::Result<()> {
+    for tag in &head.tags {
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO tag (tag, id) VALUES (?1, ?2)")?
+            .execute(params![tag, head.id.as_bytes()])?;
+    }
+    if !text.is_empty() {
+        connection
+            .prepare_cached("INSERT INTO run_text (rowid, text) VALUES (?1, ?2)")?
+            .execute(params![run, text])?;
+    }
+    Ok(())
 }
 
 fn insert_events(
@@ -230,14 +299,17 @@ fn insert_events(
     Ok(())
 }
 
-fn insert_blobs(connection: &Connection, blobs: &[Blob]) -> rusqlite::Result<()> {
+fn insert_blobs(connection: &Connection, run: i64, blobs: &[Blob]) -> rusqlite::Result<()> {
     if blobs.is_empty() {
         return Ok(());
     }
     let mut insert =
         connection.prepare_cached("INSERT OR IGNORE INTO blob (hash, body) VALUES (?1, ?2)")?;
+    let mut refer =
+        connection.prepare_cached("INSERT OR IGNORE INTO blob_ref (run, hash) VALUES (?1, ?2)")?;
     for blob in blobs {
         insert.execute(params![blob.hash.0, blob.bytes.as_ref()])?;
+        refer.execute(params![run, blob.hash.0])?;
     }
     Ok(())
 }

@@ -1,13 +1,22 @@
 //! A store in one SQLite file.
 //!
 //! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
-//! connection that writes, `append`, `keys` and `lease` are what it writes, `read` is what the others read.
+//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag`, `lease` and `prune` are what it
+//! writes, `read` is what the others read. `inspect` looks at a file that another process may have open
+//! and copies it, `archive` gives everything out, `restore` takes everything in.
 
 mod append;
+mod archive;
+mod facts;
+mod flag;
+mod inspect;
 mod keys;
 mod lease;
+mod mail;
 mod open;
+mod prune;
 mod read;
+mod restore;
 mod schema;
 mod writer;
 
@@ -28,9 +37,10 @@ use self::open::Opened;
 use self::writer::{Failure, Handle};
 use crate::clock::Clock;
 use crate::{
-    Append, Appended, BlobHash, Catalog, Checkpoint, Created, Journal, KeyClaim, KeySettlement,
-    KeyStanding, Keys, Leases, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store, StoreError,
-    StoredEvent, Timestamp, rules,
+    Append, Appended, BlobHash, Caps, Catalog, Checkpoint, Created, Fact, FactFilter, FactName,
+    FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases, Letter, Mail,
+    Mailbox, NewRun, NodeId, Page, Prune, Pruned, RunFilter, RunHead, RunId, Sent, Store,
+    StoreError, StoredEvent, Timestamp, Upkeep, rules,
 };
 
 /// How a [`SqliteStore`] uses its file.
@@ -115,10 +125,7 @@ impl SqliteStore {
             answer
         });
         match task.await {
-            Ok(Some(Ok(answer))) => Ok(answer),
-            Ok(Some(Err(Failure::Refused(refusal)))) => Err(refusal),
-            Ok(Some(Err(Failure::Damaged(problem)))) => Err(damaged(&self.path, problem)),
-            Ok(Some(Err(Failure::Broken(problem)))) => Err(unavailable(&self.path, problem)),
+            Ok(Some(answer)) => answer.map_err(|failure| at_read(&self.path, failure)),
             Ok(None) => Err(closed()),
             Err(error) => Err(unavailable(&self.path, format!("the read was given up: {error}"))),
         }
@@ -168,6 +175,44 @@ impl Catalog for SqliteStore {
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
         self.read(move |connection| read::count_by_state(connection, cap)).await
     }
+
+    async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
+        self.writer.write(flag::Flag { run, problem }, self.clock.now()).await
+    }
+}
+
+#[async_trait]
+impl Mailbox for SqliteStore {
+    async fn send(&self, mail: Mail) -> Result<Sent, StoreError> {
+        rules::check_mail(&mail)?;
+        self.writer.write(mail, self.clock.now()).await
+    }
+
+    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.read(move |connection| read::letters(connection, run, limit)).await
+    }
+}
+
+#[async_trait]
+impl Facts for SqliteStore {
+    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
+        let (name, now) = (name.clone(), self.clock.now());
+        self.read(move |connection| read::fact(connection, &name, now)).await
+    }
+
+    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
+        let now = self.clock.now();
+        self.read(move |connection| read::facts(connection, &filter, now)).await
+    }
+
+    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError> {
+        rules::check_facts(&facts)?;
+        self.writer.write(facts::WriteFacts(facts), self.clock.now()).await
+    }
+
+    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
+        self.writer.write(facts::Purge { limit }, self.clock.now()).await
+    }
 }
 
 #[async_trait]
@@ -184,8 +229,14 @@ impl Leases for SqliteStore {
         self.writer.write(lease::Release { run, epoch }, self.clock.now()).await
     }
 
-    async fn claim(&self, node: &NodeId, limit: usize) -> Result<Vec<RunHead>, StoreError> {
-        self.writer.write(lease::Claim { node: node.clone(), limit }, self.clock.now()).await
+    async fn claim(
+        &self,
+        node: &NodeId,
+        limit: usize,
+        caps: &Caps,
+    ) -> Result<Vec<RunHead>, StoreError> {
+        let claim = lease::Claim { node: node.clone(), limit, caps: caps.clone() };
+        self.writer.write(claim, self.clock.now()).await
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -210,6 +261,35 @@ impl Keys for SqliteStore {
 }
 
 #[async_trait]
+impl Upkeep for SqliteStore {
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        let wanted = prune.clone();
+        let mut chosen = self.read(move |connection| prune::choose(connection, &wanted)).await?;
+        let mut pruned = Pruned::default();
+        loop {
+            let step = prune::Step { prune: prune.clone(), chosen };
+            let stepped = self.writer.write(step, self.clock.now()).await?;
+            pruned = pruned.plus(stepped.pruned);
+            if stepped.is_done {
+                return Ok(pruned);
+            }
+            chosen = stepped.chosen;
+        }
+    }
+
+    async fn examine(&self) -> Result<Vec<String>, StoreError> {
+        // A connection that has searched before would judge the search index by what it remembers of it.
+        let path = self.path.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let connection = open::snapshot(&path)?;
+            prune::examine(&connection).map_err(|failure| at_read(&path, failure))
+        });
+        task.await
+            .map_err(|error| unavailable(&self.path, format!("the read was given up: {error}")))?
+    }
+}
+
+#[async_trait]
 impl Store for SqliteStore {
     fn id(&self) -> String {
         self.id.clone()
@@ -223,6 +303,10 @@ impl Store for SqliteStore {
         self.clock.now()
     }
 
+    fn writable(&self) -> Result<(), StoreError> {
+        self.writer.writable()
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         // Once every connection is back, nobody reads; the last to close tidies the log away.
         if let Ok(places) = self.readers.places.acquire_many(self.readers.count).await {
@@ -231,6 +315,15 @@ impl Store for SqliteStore {
             drop(places);
         }
         self.writer.close().await
+    }
+}
+
+/// A failure beside the writer, in the words of the store.
+fn at_read(path: &Path, failure: Failure) -> StoreError {
+    match failure {
+        Failure::Refused(refusal) => refusal,
+        Failure::Damaged(problem) => damaged(path, problem),
+        Failure::Broken(problem) => unavailable(path, problem),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema::{self, APPLICATION_ID, VERSION};
+use super::writer::with_remedy;
 use super::{SqliteOptions, unavailable};
 use crate::StoreError;
 
@@ -82,6 +83,18 @@ fn check_place(path: &Path) -> Result<(), StoreError> {
     Err(unavailable(path, format!("its directory {} {problem}", directory.display())))
 }
 
+/// What to do about a file that could not be used.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and start again",
+        // The directory was found: such a system keeps no files of others in it.
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotFound => {
+            "give this user write permission to the file and its directory, or choose another path"
+        }
+        _ => "see the system's log, mend the cause and start again, or choose another path",
+    }
+}
+
 fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -91,7 +104,7 @@ fn directory(path: &Path) -> &Path {
 
 /// Makes an empty file that only this user can read, if there is none; whether it did. SQLite gives
 /// the files beside it the same permissions.
-fn create(path: &Path) -> Result<bool, StoreError> {
+pub(super) fn create(path: &Path) -> Result<bool, StoreError> {
     let mut options = File::options();
     options.write(true).create_new(true);
     keep_private(&mut options);
@@ -99,11 +112,8 @@ fn create(path: &Path) -> Result<bool, StoreError> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => {
-            let problem = format!(
-                "it cannot be created ({error}): give this user write permission to its \
-                 directory, or choose another path"
-            );
-            Err(unavailable(path, problem))
+            let remedy = remedy(&error);
+            Err(unavailable(path, format!("it cannot be created ({error}): {remedy}")))
         }
     }
 }
@@ -119,10 +129,11 @@ fn keep_private(options: &mut OpenOptions) {
 fn keep_private(_: &mut OpenOptions) {}
 
 /// A new file outlives a crash of the machine only once its directory has been synced too.
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     let directory = directory(path);
     File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
-        let problem = format!("its directory {} cannot be synced: {error}", directory.display());
+        let (directory, remedy) = (directory.display(), remedy(&error));
+        let problem = format!("its directory {directory} cannot be synced ({error}): {remedy}");
         unavailable(path, problem)
     })
 }
@@ -131,11 +142,8 @@ fn sync_directory(path: &Path) -> Result<(), StoreError> {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = beside(path, "-lock");
     let refused = |error: std::io::Error| {
-        let lock_path = lock_path.display();
-        let problem = format!(
-            "its lock file {lock_path} cannot be written ({error}): give this user write \
-             permission to the file and its directory, or choose another path"
-        );
+        let (lock_path, remedy) = (lock_path.display(), remedy(&error));
+        let problem = format!("its lock file {lock_path} cannot be written ({error}): {remedy}");
         unavailable(path, problem)
     };
     let mut file = File::options()
@@ -208,8 +216,8 @@ fn check_header(path: &Path) -> Result<(), StoreError> {
             Err(not_a_store(path, "it is not a SQLite database; choose another path"))
         }
         Err(error) => {
-            let problem = format!("it cannot be read ({error}): give this user access to it");
-            Err(unavailable(path, problem))
+            let remedy = remedy(&error);
+            Err(unavailable(path, format!("it cannot be read ({error}): {remedy}")))
         }
     }
 }
@@ -279,7 +287,70 @@ fn reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
+/// A connection that sees the store as it is now for as long as it lives, also while another process
+/// writes to it. It takes no lock and changes nothing.
+pub(super) fn snapshot(path: &Path) -> Result<Connection, StoreError> {
+    let connection = foreign(path)?;
+    let version: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| at_open(path, &error))?;
+    if version < VERSION {
+        let problem = format!(
+            "it has schema version {version}, which is only read after it has been brought to version \
+             {VERSION}: make a backup, then start `steadfast serve` on it once"
+        );
+        return Err(unavailable(path, problem));
+    }
+    connection
+        .execute_batch("BEGIN; SELECT count(*) FROM meta;")
+        .map_err(|error| at_open(path, &error))?;
+    Ok(connection)
+}
+
+/// A connection that only reads, to a store of this version or an older one that anybody may have open.
+pub(super) fn foreign(path: &Path) -> Result<Connection, StoreError> {
+    check_engine(rusqlite::version_number(), rusqlite::version())?;
+    check_place(path)?;
+    if !path.exists() {
+        return Err(unavailable(path, "there is no such file: name a store".to_owned()));
+    }
+    check_remains(path)?;
+    check_header(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+        let (mark, version): (i64, i64) = (pragma("application_id")?, pragma("user_version")?);
+        Ok((connection, mark, version))
+    });
+    let (connection, mark, version) = opened.map_err(|error| at_open(path, &error))?;
+    if mark != APPLICATION_ID {
+        return Err(not_a_store(path, "it is another SQLite database; name a store"));
+    }
+    if version > VERSION {
+        let place = path.display().to_string();
+        return Err(StoreError::Newer { place, found: version, known: VERSION });
+    }
+    Ok(connection)
+}
+
+/// A connection with a transaction that an empty store is filled in. The store is open, and nobody else
+/// writes to it.
+pub(super) fn filling(path: &Path) -> Result<Connection, StoreError> {
+    let begin = || {
+        let (connection, _) = connect(path)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(connection)
+    };
+    begin().map_err(|error| at_open(path, &error))
+}
+
+pub(super) fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {
             not_a_store(path, "it is not a SQLite database; choose another path")
@@ -287,16 +358,9 @@ fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged {
             what: "the database file",
             place: path.display().to_string(),
-            problem: format!("{error}; restore it from a backup"),
+            problem: with_remedy(error),
         },
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            let problem = format!(
-                "it cannot be opened for writing ({error}): give this user write permission to \
-                 the file and its directory, or choose another path"
-            );
-            unavailable(path, problem)
-        }
-        _ => unavailable(path, error.to_string()),
+        _ => unavailable(path, with_remedy(error)),
     }
 }
 
@@ -304,7 +368,7 @@ fn not_a_store(path: &Path, problem: &str) -> StoreError {
     StoreError::NotAStore { place: path.display().to_string(), problem: problem.to_owned() }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

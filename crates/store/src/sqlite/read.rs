@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::schema::{self, head_columns};
 use super::writer::Failure;
 use crate::{
-    BlobHash, Checkpoint, Page, RunFilter, RunHead, RunId, StoreError, StoredEvent, Timestamp,
+    BlobHash, Checkpoint, Fact, FactFilter, FactName, Letter, Page, RunFilter, RunHead, RunId,
+    StoreError, StoredEvent, Timestamp,
 };
 
 fn number(connection: &Connection, run: RunId) -> Result<i64, Failure> {
@@ -79,27 +80,86 @@ pub(super) fn head(connection: &Connection, run: RunId) -> Result<Option<RunHead
 
 pub(super) fn list(connection: &Connection, filter: RunFilter) -> Result<Page, Failure> {
     let limit = filter.page_size();
-    let mut sql = concat!("SELECT ", head_columns!(), " FROM run WHERE TRUE").to_owned();
-    let mut values = Vec::new();
-    for (condition, value) in [
-        (" AND id < ?", filter.before.map(|before| Value::Blob(before.as_bytes().to_vec()))),
-        (" AND tenant = ?", filter.tenant.map(Value::Text)),
-        (" AND agent = ?", filter.agent.map(Value::Text)),
-    ] {
-        if let Some(value) = value {
-            sql.push_str(condition);
-            values.push(value);
-        }
-    }
-    if !filter.states.is_empty() {
-        let marks = vec!["?"; filter.states.len()].join(", ");
-        sql.push_str(&format!(" AND state IN ({marks})"));
-        values.extend(filter.states.into_iter().map(Value::Text));
-    }
-    sql.push_str(&format!(" ORDER BY id DESC LIMIT {}", limit + 1));
+    let (sql, values) = list_statement(filter);
     let mut select = connection.prepare_cached(&sql)?;
     let heads = select.query_map(params_from_iter(values), schema::head)?;
     Ok(Page::cut(heads.collect::<Result<_, _>>()?, limit))
+}
+
+/// The statement that finds a page, and what stands for its question marks.
+pub(super) fn list_statement(filter: RunFilter) -> (String, Vec<Value>) {
+    let limit = filter.page_size();
+    let mut query = Query::default();
+    let id = |id: RunId| Value::Blob(id.as_bytes().to_vec());
+    query.and("id < ?", filter.before.map(id));
+    query.and("tenant = ?", filter.tenant.map(Value::Text));
+    query.and("agent = ?", filter.agent.map(Value::Text));
+    query.and("session = ?", filter.session.map(Value::Text));
+    query.and("parent = ?", filter.parent.map(id));
+    query.and("id IN (SELECT id FROM tag WHERE tag = ?)", filter.tag.map(Value::Text));
+    // The id bounds what is looked through, and the store's own clock decides.
+    let since = filter.since.map(|at| RunId::earliest(Timestamp(at.0.saturating_sub(DAY_MS))));
+    query.and("id >= ?", since.map(id));
+    query.and("created_at >= ?", filter.since.map(|at| Value::Integer(at.0)));
+    let until = filter.until.map(|at| RunId::earliest(Timestamp(at.0.saturating_add(DAY_MS))));
+    query.and("id < ?", until.map(id));
+    query.and("created_at < ?", filter.until.map(|at| Value::Integer(at.0)));
+    query.and_one_of("state", filter.states);
+    query.and_one_of("problem", filter.problems);
+    if filter.any_problem {
+        query.sql.push_str(" AND problem IS NOT NULL");
+    }
+    query.and_text(filter.text);
+    let sql = format!(
+        "SELECT {} FROM run WHERE TRUE{} ORDER BY id DESC LIMIT {}",
+        head_columns!(),
+        query.sql,
+        limit + 1
+    );
+    (sql, query.values)
+}
+
+/// How far the clock that made a run's id may be from the store's.
+const DAY_MS: i64 = 24 * 3_600_000;
+
+/// Conditions, and what stands for their question marks.
+#[derive(Default)]
+struct Query {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Query {
+    fn and(&mut self, condition: &str, value: Option<Value>) {
+        if let Some(value) = value {
+            self.sql.push_str(" AND ");
+            self.sql.push_str(condition);
+            self.values.push(value);
+        }
+    }
+
+    /// Trigrams find what has three characters, all such words at once; of the runs found so far, the text
+    /// itself decides.
+    fn and_text(&mut self, words: Vec<String>) {
+        let long = words.iter().filter(|word| word.chars().nth(2).is_some());
+        let phrases: Vec<_> =
+            long.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
+        let find = "run IN (SELECT rowid FROM run_text WHERE run_text MATCH ?)";
+        self.and(find, (!phrases.is_empty()).then(|| Value::Text(phrases.join(" AND "))));
+        for word in words {
+            let hold = "EXISTS (SELECT 1 FROM run_text WHERE run_text.rowid = run.run \
+                        AND instr(lower(run_text.text), lower(?)) > 0)";
+            self.and(hold, Some(Value::Text(word)));
+        }
+    }
+
+    fn and_one_of(&mut self, column: &str, values: Vec<String>) {
+        if !values.is_empty() {
+            let marks = vec!["?"; values.len()].join(", ");
+            self.sql.push_str(&format!(" AND {column} IN ({marks})"));
+            self.values.extend(values.into_iter().map(Value::Text));
+        }
+    }
 }
 
 pub(super) fn count_by_state(
@@ -131,4 +191,66 @@ pub(super) fn next_wake(connection: &Connection) -> Result<Option<Timestamp>, Fa
            FROM run LEFT JOIN node ON node.id = run.owner WHERE run.disposition = 1)",
     )?;
     Ok(select.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Timestamp))
+}
+
+pub(super) fn letters(
+    connection: &Connection,
+    run: RunId,
+    limit: usize,
+) -> Result<Vec<Letter>, Failure> {
+    let number = number(connection, run)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut select = connection.prepare_cached(
+        "SELECT number, id, kind, body, at FROM letter WHERE run = ?1 AND taken = 0 \
+         ORDER BY number LIMIT ?2",
+    )?;
+    let letters = select.query_map([number, limit], |row| {
+        Ok(Letter {
+            number: row.get(0)?,
+            id: row.get(1)?,
+            kind: row.get(2)?,
+            body: row.get::<_, Vec<u8>>(3)?.into(),
+            at: Timestamp(row.get(4)?),
+        })
+    })?;
+    Ok(letters.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn fact(
+    connection: &Connection,
+    name: &FactName,
+    now: Timestamp,
+) -> Result<Option<Fact>, Failure> {
+    let mut select = connection.prepare_cached(
+        "SELECT key, value, version, at, expires_at FROM fact \
+         WHERE scope = ?1 AND key = ?2 AND (expires_at IS NULL OR expires_at > ?3)",
+    )?;
+    Ok(select.query_row(params![name.scope, name.key, now.0], fact_of).optional()?)
+}
+
+pub(super) fn facts(
+    connection: &Connection,
+    filter: &FactFilter,
+    now: Timestamp,
+) -> Result<Vec<Fact>, Failure> {
+    let limit = i64::try_from(filter.page_size()).unwrap_or(i64::MAX);
+    let mut select = connection.prepare_cached(
+        "SELECT key, value, version, at, expires_at FROM fact \
+         WHERE scope = ?1 AND key >= ?2 AND substr(key, 1, length(?2)) = ?2 \
+         AND (?3 IS NULL OR key > ?3) AND (expires_at IS NULL OR expires_at > ?4) \
+         ORDER BY key LIMIT ?5",
+    )?;
+    let facts = select
+        .query_map(params![filter.scope, filter.prefix, filter.after, now.0, limit], fact_of)?;
+    Ok(facts.collect::<Result<_, _>>()?)
+}
+
+fn fact_of(row: &Row<'_>) -> rusqlite::Result<Fact> {
+    Ok(Fact {
+        key: row.get(0)?,
+        value: row.get::<_, Vec<u8>>(1)?.into(),
+        version: row.get(2)?,
+        at: Timestamp(row.get(3)?),
+        expires_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
+    })
 }

@@ -8,10 +8,10 @@ use crate::{Disposition, NodeId, RunHead, RunId, Timestamp};
 pub(super) const APPLICATION_ID: i64 = 0x5354_4446;
 
 /// The version that a store has after [`migrate`].
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// `MIGRATIONS[n]` leads from version n to version n + 1. A released one never changes.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 // The indexes on `run` hold no column that an ordinary append changes, or are partial and do not
 // cover a held run: an append rewrites one row of `run` and no index of it.
@@ -79,6 +79,53 @@ const VERSION_2: &str = "
     CREATE INDEX operation_expiry ON operation (expires_at) WHERE expires_at IS NOT NULL;
 ";
 
+// `rank` is set whenever a run becomes ready and says nothing otherwise. Runs of older stores are found by
+// everything but their text, and their blobs are kept for good.
+const VERSION_3: &str = "
+    ALTER TABLE run ADD COLUMN rank INTEGER;
+    ALTER TABLE run ADD COLUMN session TEXT;
+    ALTER TABLE run ADD COLUMN tags TEXT;
+    ALTER TABLE run ADD COLUMN parent BLOB;
+    ALTER TABLE run ADD COLUMN problem TEXT;
+    UPDATE run SET rank = updated_at - 60000 * priority WHERE disposition = 0;
+    DROP INDEX run_ready;
+    DROP INDEX run_held;
+    CREATE INDEX run_ready ON run (tenant, agent, rank) WHERE disposition = 0;
+    CREATE INDEX run_held ON run (tenant, agent, owner) WHERE disposition = 1;
+    CREATE INDEX run_session ON run (session, id) WHERE session IS NOT NULL;
+    CREATE INDEX run_parent ON run (parent, id) WHERE parent IS NOT NULL;
+    CREATE INDEX run_problem ON run (id) WHERE problem IS NOT NULL;
+    CREATE TABLE tag (tag TEXT NOT NULL, id BLOB NOT NULL, PRIMARY KEY (tag, id)) STRICT, WITHOUT ROWID;
+    CREATE VIRTUAL TABLE run_text USING fts5 (text, tokenize = 'trigram');
+    CREATE TABLE turn (tenant TEXT NOT NULL PRIMARY KEY, turn INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX turn_last ON turn (turn);
+    CREATE TABLE letter (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        run INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        body BLOB NOT NULL,
+        at INTEGER NOT NULL,
+        taken INTEGER NOT NULL,
+        UNIQUE (run, id)
+    ) STRICT;
+    CREATE INDEX letter_waiting ON letter (run, number) WHERE taken = 0;
+    CREATE TABLE fact (
+        scope TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        expires_at INTEGER,
+        UNIQUE (scope, key)
+    ) STRICT;
+    CREATE INDEX fact_expiry ON fact (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE TABLE blob_ref (run INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (run, hash))
+        STRICT, WITHOUT ROWID;
+    CREATE INDEX blob_ref_hash ON blob_ref (hash);
+    INSERT INTO blob_ref (run, hash) SELECT 0, hash FROM blob;
+";
+
 /// Brings a store from version `found` to [`VERSION`], in one transaction: a crash leaves the old
 /// version or the new one.
 pub(super) fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
@@ -105,7 +152,7 @@ pub(super) fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Resu
 macro_rules! head_columns {
     () => {
         "id, tenant, agent, state, disposition, wake_at, priority, epoch, owner, head_seq, \
-         created_at, updated_at, summary"
+         created_at, updated_at, summary, session, tags, parent, problem"
     };
 }
 pub(super) use head_columns;
@@ -125,7 +172,23 @@ pub(super) fn head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
         created_at: Timestamp(row.get(10)?),
         updated_at: Timestamp(row.get(11)?),
         summary: row.get::<_, Vec<u8>>(12)?.into(),
+        session: row.get(13)?,
+        tags: row.get::<_, Option<String>>(14)?.as_deref().map(tags).unwrap_or_default(),
+        parent: row.get::<_, Option<[u8; 16]>>(15)?.map(RunId::from_bytes),
+        problem: row.get(16)?,
     })
+}
+
+/// What lies between two tags of a run; no tag may hold it.
+const BETWEEN_TAGS: char = '\n';
+
+fn tags(column: &str) -> Vec<String> {
+    column.split(BETWEEN_TAGS).map(str::to_owned).collect()
+}
+
+/// The column of a run's tags.
+pub(super) fn tags_column(tags: &[String]) -> Option<String> {
+    (!tags.is_empty()).then(|| tags.join(&BETWEEN_TAGS.to_string()))
 }
 
 /// A disposition from the column at `index` and the wake-up time in the one after it.
@@ -137,6 +200,7 @@ pub(super) fn disposition(row: &Row<'_>, index: usize) -> rusqlite::Result<Dispo
             wake_at: row.get::<_, Option<i64>>(index + 1)?.map(Timestamp),
         }),
         3 => Ok(Disposition::Ended),
+        4 => Ok(Disposition::Paused),
         other => Err(rusqlite::Error::IntegralValueOutOfRange(index, other)),
     }
 }
@@ -148,5 +212,6 @@ pub(super) fn disposition_columns(disposition: Disposition) -> (i64, Option<i64>
         Disposition::Held => (1, None),
         Disposition::Parked { wake_at } => (2, wake_at.map(|at| at.0)),
         Disposition::Ended => (3, None),
+        Disposition::Paused => (4, None),
     }
 }

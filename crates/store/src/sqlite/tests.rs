@@ -99,3 +99,43 @@ async fn the_log_is_moved_into_the_file_while_writing() {
     store.close().await.unwrap();
     assert!(!directory.path().join("steadfast.db-wal").exists());
 }
+
+/// How SQLite finds a page.
+fn plan(connection: &Connection, filter: RunFilter) -> String {
+    let (sql, values) = read::list_statement(filter);
+    let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let steps = explain.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap();
+    steps.map(|step| step.unwrap()).collect::<Vec<String>>().join("; ")
+}
+
+#[tokio::test]
+async fn every_filter_finds_its_page_by_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(path(&directory), SqliteOptions::default()).unwrap();
+    let page = store.read(|connection| {
+        let all = RunFilter::default;
+        let one = || Some("x".to_owned());
+        let at = Some(Timestamp(1_700_000_000_000));
+        let cases = [
+            (RunFilter { tenant: one(), ..all() }, "run_tenant (tenant=?"),
+            (RunFilter { agent: one(), ..all() }, "run_agent (agent=?"),
+            (RunFilter { session: one(), ..all() }, "run_session (session=?"),
+            (RunFilter { parent: Some(RunId::generate()), ..all() }, "run_parent (parent=?"),
+            (RunFilter { states: vec!["failed".to_owned()], ..all() }, "run_state (state=?"),
+            (RunFilter { problems: vec!["stuck".to_owned()], ..all() }, "run_problem"),
+            (RunFilter { any_problem: true, ..all() }, "run_problem"),
+            (RunFilter { tag: one(), ..all() }, "tag USING PRIMARY KEY (tag=?"),
+            (RunFilter { since: at, ..all() }, "(id>?"),
+            (RunFilter { until: at, ..all() }, "(id<?"),
+            (RunFilter { text: vec!["invoice".to_owned()], ..all() }, "VIRTUAL TABLE INDEX"),
+            (RunFilter { before: Some(RunId::generate()), ..all() }, "(id<?"),
+        ];
+        Ok(cases.map(|(filter, wanted)| (plan(connection, filter), wanted)))
+    });
+    for (plan, wanted) in page.await.unwrap() {
+        assert!(plan.contains(wanted), "`{wanted}` is not in: {plan}");
+        // What holds a word is sorted, everything else comes in the order of the page.
+        let is_search = plan.contains("VIRTUAL TABLE");
+        assert_eq!(plan.contains("USE TEMP B-TREE"), is_search, "it sorts: {plan}");
+    }
+}

@@ -40,6 +40,16 @@ pub(super) enum Failure {
     Broken(String),
 }
 
+impl Failure {
+    /// Nothing happened, if it was only a refusal.
+    pub(super) fn spare<T: Default>(self) -> Result<T, Self> {
+        match self {
+            Self::Refused(_) => Ok(T::default()),
+            Self::Damaged(_) | Self::Broken(_) => Err(self),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::Error;
@@ -48,15 +58,25 @@ impl From<rusqlite::Error> for Failure {
             | Error::IntegralValueOutOfRange(..)
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..) => Self::Damaged(error.to_string()),
-            error if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-                Self::Broken(format!("{error}; restore it from a backup"))
-            }
-            error if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                Self::Broken(format!("{error}; free some space and start again"))
-            }
-            error => Self::Broken(error.to_string()),
+            error => Self::Broken(with_remedy(&error)),
         }
     }
+}
+
+/// What the medium did, and what to do about it.
+pub(super) fn with_remedy(error: &rusqlite::Error) -> String {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "restore it from a backup",
+        Some(ErrorCode::DiskFull) => "free some space and start again",
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk failed or was taken away: the system's log says more; mend it and start again"
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            "give this user write permission to the file and its directory, or choose another path"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {remedy}")
 }
 
 /// One thing to write.
@@ -137,6 +157,8 @@ pub(super) struct Handle {
 /// Why the writer accepts nothing more.
 enum End {
     Closed,
+    /// It never was there.
+    ReadOnly,
     Failed(String),
 }
 
@@ -224,6 +246,17 @@ impl Handle {
         Ok(Self { path, queue: Some(queue), places, end, thread: Some(thread) })
     }
 
+    /// No writer at all: every write is refused.
+    pub(super) fn none(path: PathBuf) -> Self {
+        let end = Arc::new(OnceLock::from(End::ReadOnly));
+        Self { path, queue: None, places: Arc::new(Semaphore::new(1)), end, thread: None }
+    }
+
+    /// Why nothing is written any more, if nothing is.
+    pub(super) fn refuses(&self) -> Option<String> {
+        self.end.get().map(|_| self.problem())
+    }
+
     pub(super) async fn write<W: Write>(
         &self,
         write: W,
@@ -237,6 +270,14 @@ impl Handle {
         answer.await.map_err(|_| self.ended())?
     }
 
+    /// Whether the medium has not failed yet.
+    pub(super) fn writable(&self) -> Result<(), StoreError> {
+        match self.end.get() {
+            Some(End::Failed(_)) => Err(self.ended()),
+            Some(End::Closed | End::ReadOnly) | None => Ok(()),
+        }
+    }
+
     pub(super) async fn close(&self) -> Result<(), StoreError> {
         self.places.close();
         let (reply, answer) = oneshot::channel();
@@ -245,7 +286,7 @@ impl Handle {
             Err(ended) => Err(ended),
         };
         match self.end.get() {
-            Some(End::Closed) => Ok(()),
+            Some(End::Closed | End::ReadOnly) => Ok(()),
             _ => closed,
         }
     }
@@ -256,11 +297,15 @@ impl Handle {
     }
 
     fn ended(&self) -> StoreError {
-        let problem = match self.end.get() {
+        unavailable(&self.path, self.problem())
+    }
+
+    fn problem(&self) -> String {
+        match self.end.get() {
             Some(End::Failed(problem)) => problem.clone(),
+            Some(End::ReadOnly) => "it was opened to be read only".to_owned(),
             Some(End::Closed) | None => "it has been closed".to_owned(),
-        };
-        unavailable(&self.path, problem)
+        }
     }
 }
 

@@ -1,8 +1,18 @@
 //! The store from outside: the suite that every backend passes, and what only a file can get wrong.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "these tests start processes, and their helpers fail as tests do"
+)]
 
 mod alike;
+#[cfg(target_os = "linux")]
+mod medium;
 mod memory;
 mod postgres;
 mod postgres_server;
+#[cfg(target_os = "linux")]
+mod power;
 mod sqlite;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Catalog as _, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _,
+    Append, Caps, Catalog as _, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _,
     NewEvent, NewRun, NodeId, PostgresOptions, PostgresStore, RunHead, RunId, Store, StoreError,
 };
 use tokio::task::JoinSet;
@@ -57,32 +57,19 @@ fn event(body: String) -> NewEvent {
 }
 
 fn new_run() -> NewRun {
-    NewRun {
-        id: RunId::generate(),
-        tenant: "acme".to_owned(),
-        agent: "clerk".to_owned(),
-        priority: 0,
-        key: None,
-        events: vec![event("created".to_owned())],
-        blobs: Vec::new(),
-        head: HeadUpdate {
-            state: "queued".to_owned(),
-            disposition: Disposition::Ready,
-            summary: Bytes::new(),
-        },
-    }
+    let head = HeadUpdate {
+        state: "queued".to_owned(),
+        disposition: Disposition::Ready,
+        problem: None,
+        summary: Bytes::new(),
+    };
+    NewRun::new("acme".to_owned(), "clerk".to_owned(), vec![event("created".to_owned())], head)
 }
 
 fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
     Append {
-        run,
-        fence: Fence::Holding { epoch },
-        expected_seq,
         events: vec![event(format!("{expected_seq}"))],
-        blobs: Vec::new(),
-        checkpoint: None,
-        head: None,
-        keys: Vec::new(),
+        ..Append::new(run, Fence::Holding { epoch }, expected_seq)
     }
 }
 
@@ -253,7 +240,7 @@ async fn of_two_nodes_each_run_is_claimed_by_one() {
                 store.renew(&node, LONG).await.unwrap();
                 let mut all = Vec::<RunHead>::new();
                 loop {
-                    let heads = store.claim(&node, 4).await.unwrap();
+                    let heads = store.claim(&node, 4, &Caps::default()).await.unwrap();
                     if heads.is_empty() {
                         return all;
                     }
@@ -286,12 +273,12 @@ async fn a_node_that_was_taken_for_dead_writes_nothing() {
     let run = create(&zombie).await;
     let (old, young) = (NodeId::generate(), NodeId::generate());
     zombie.renew(&old, Duration::from_secs(2)).await.unwrap();
-    assert_eq!(zombie.claim(&old, 1).await.unwrap()[0].epoch, 1);
+    assert_eq!(zombie.claim(&old, 1, &Caps::default()).await.unwrap()[0].epoch, 1);
     zombie.append(append(run, 1, 1)).await.unwrap();
     heir.renew(&young, LONG).await.unwrap();
     let taken = loop {
         // It waits until the database says so, whatever this machine's clocks say.
-        let taken = heir.claim(&young, 1).await.unwrap();
+        let taken = heir.claim(&young, 1, &Caps::default()).await.unwrap();
         if let Some(head) = taken.into_iter().next() {
             break head;
         }
@@ -314,17 +301,18 @@ async fn a_claim_whose_answer_was_not_heard_is_in_the_next_answer() {
     let (first, second) = (create(&store).await, create(&store).await);
     let node = NodeId::generate();
     store.renew(&node, LONG).await.unwrap();
-    let mut unheard = store.claim(&node, 1);
+    let caps = Caps::default();
+    let mut unheard = store.claim(&node, 1, &caps);
     std::future::poll_fn(|context| {
         assert!(unheard.as_mut().poll(context).is_pending());
         std::task::Poll::Ready(())
     })
     .await;
     drop(unheard);
-    let heads = store.claim(&node, 2).await.unwrap();
+    let heads = store.claim(&node, 2, &Caps::default()).await.unwrap();
     let claimed: Vec<_> = heads.iter().map(|head| (head.id, head.epoch)).collect();
     assert_eq!(claimed, [(first, 1), (second, 1)]);
-    assert_eq!(store.claim(&node, 2).await.unwrap(), []);
+    assert_eq!(store.claim(&node, 2, &Caps::default()).await.unwrap(), []);
 }
 
 #[tokio::test]

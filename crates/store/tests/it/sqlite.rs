@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Catalog, Disposition, Fence, HeadUpdate, Journal, Keys as _, Leases, NewEvent, NewRun,
-    NodeId, RunFilter, RunId, SqliteOptions, SqliteStore, Store, StoreError,
+    Append, Caps, Catalog, Disposition, Fence, HeadUpdate, Journal, Keys as _, Leases, NewEvent,
+    NewRun, NodeId, RunFilter, RunId, SqliteOptions, SqliteStore, Store, StoreError,
 };
 use tempfile::TempDir;
 
@@ -45,32 +45,22 @@ fn event(body: String) -> NewEvent {
 }
 
 fn new_run() -> NewRun {
-    NewRun {
-        id: RunId::generate(),
-        tenant: "acme".to_owned(),
-        agent: "clerk".to_owned(),
-        priority: 0,
-        key: Some("order-7".to_owned()),
-        events: vec![event("created".to_owned())],
-        blobs: Vec::new(),
-        head: HeadUpdate {
-            state: "queued".to_owned(),
-            disposition: Disposition::Ready,
-            summary: Bytes::new(),
-        },
-    }
+    let head = HeadUpdate {
+        state: "queued".to_owned(),
+        disposition: Disposition::Ready,
+        problem: None,
+        summary: Bytes::new(),
+    };
+    let events = vec![event("created".to_owned())];
+    let new = NewRun::new("acme".to_owned(), "clerk".to_owned(), events, head);
+    NewRun { key: Some("order-7".to_owned()), ..new }
 }
 
 fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
     Append {
-        run,
-        fence: Fence::Holding { epoch },
-        expected_seq,
         events: vec![event(format!("{expected_seq}"))],
-        blobs: Vec::new(),
         checkpoint: Some(Bytes::from_static(b"folded")),
-        head: None,
-        keys: Vec::new(),
+        ..Append::new(run, Fence::Holding { epoch }, expected_seq)
     }
 }
 
@@ -134,13 +124,13 @@ async fn runs_held_before_a_crash_can_be_claimed_at_once() {
     store.create(run).await.unwrap();
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(3600)).await.unwrap();
-    assert_eq!(store.claim(&node, 1).await.unwrap().len(), 1);
+    assert_eq!(store.claim(&node, 1, &Caps::default()).await.unwrap().len(), 1);
     drop(store);
     let store = open(&path).unwrap();
     assert!(store.next_wake().await.unwrap().is_some_and(|at| at <= store.now()));
     let heir = NodeId::generate();
     store.renew(&heir, Duration::from_secs(3600)).await.unwrap();
-    let claimed = store.claim(&heir, 9).await.unwrap();
+    let claimed = store.claim(&heir, 9, &Caps::default()).await.unwrap();
     assert_eq!((claimed[0].id, claimed[0].epoch), (id, 2));
     let zombie = store.append(append(id, 1, 1)).await;
     assert!(matches!(zombie, Err(StoreError::Fenced { held: 1, current: 2, .. })), "{zombie:?}");
@@ -239,7 +229,7 @@ async fn use_everything(store: &SqliteStore, run: RunId) -> bool {
         store.next_wake().await.is_ok(),
         store.append(append(run, 0, 51)).await.is_ok(),
         store.renew(&node, Duration::from_secs(9)).await.is_ok(),
-        store.claim(&node, 9).await.is_ok(),
+        store.claim(&node, 9, &Caps::default()).await.is_ok(),
         store.close().await.is_ok(),
     ]
     .iter()
@@ -271,7 +261,7 @@ async fn an_empty_file_becomes_a_store() {
         .unwrap()
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
     assert_eq!(open(&path).unwrap().id(), id);
 }
 
@@ -304,29 +294,45 @@ fn a_newer_store_is_refused_and_left_alone() {
     let (_directory, path) = place();
     drop(open(&path).unwrap());
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 3).unwrap();
+    connection.pragma_update(None, "user_version", 4).unwrap();
     drop(connection);
     let error = refusal(&path);
-    assert!(matches!(error, StoreError::Newer { found: 3, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 4, known: 3, .. }), "{error:?}");
 }
 
-/// A store as version 1 left it: the tables that later versions added are taken away.
+/// A store that a release with schema version 2 wrote: one run of the report example, finished. Kept for
+/// every later release.
+const VERSION_2: &[u8] = include_bytes!("../data/store-2.sqlite");
+
+/// The same of a release with schema version 3.
+const VERSION_3: &[u8] = include_bytes!("../data/store-3.sqlite");
+
 #[tokio::test]
-async fn a_store_of_version_1_is_brought_up_to_date() {
-    let (_directory, path) = place();
-    let store = open(&path).unwrap();
-    let run = new_run();
-    let id = run.id;
-    store.create(run).await.unwrap();
-    store.close().await.unwrap();
-    drop(store);
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute_batch("DROP TABLE operation; PRAGMA user_version = 1").unwrap();
-    drop(connection);
-    let store = open(&path).unwrap();
-    assert_eq!(store.head(id).await.unwrap().map(|head| head.head_seq), Some(1));
-    assert_eq!(store.purge_keys(1).await.unwrap(), 0);
-    store.append(append(id, 0, 1)).await.unwrap();
+async fn a_store_of_an_older_release_is_brought_up_to_date() {
+    for version in [1, 2, 3] {
+        let (_directory, path) = place();
+        std::fs::write(&path, if version == 3 { VERSION_3 } else { VERSION_2 }).unwrap();
+        if version == 1 {
+            // The tables that version 2 added are taken away.
+            let connection = rusqlite::Connection::open(&path).unwrap();
+            connection.execute_batch("DROP TABLE operation; PRAGMA user_version = 1").unwrap();
+        }
+        let store = open(&path).unwrap();
+        let runs = store.list(RunFilter::default()).await.unwrap().runs;
+        let [run] = &runs[..] else { panic!("{runs:?}") };
+        assert_eq!(
+            (run.agent.as_str(), run.state.as_str(), run.head_seq),
+            ("report", "succeeded", 27)
+        );
+        assert_eq!((&run.session, run.tags.len(), &run.problem), (&None, 0, &None));
+        assert_eq!(store.read(run.id, 0, 99).await.unwrap().len(), 27);
+        assert_eq!(store.checkpoints(run.id).await.unwrap().len(), 4);
+        assert_eq!(store.purge_keys(1).await.unwrap(), 0);
+        let new = new_run();
+        let id = new.id;
+        store.create(new).await.unwrap();
+        store.append(append(id, 0, 1)).await.unwrap();
+    }
 }
 
 #[cfg(unix)]

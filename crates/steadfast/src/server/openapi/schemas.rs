@@ -17,7 +17,13 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("id", Type::String, true),
     ("agent", Type::String, true),
     ("tenant", Type::String, true),
+    ("parent", Type::String, false),
     ("priority", Type::Integer, true),
+    ("session", Type::String, false),
+    ("parent", Type::String, false),
+    ("problem", Type::String, false),
+    ("problem_since", Type::Integer, false),
+    ("problem_detail", Type::String, false),
     ("input", Type::String, true),
     ("ending", Type::String, false),
     ("stop", Type::String, false),
@@ -44,6 +50,8 @@ fn run() -> ObjectBuilder {
         .property("state", typed(Type::String).enum_values(Some(states)))
         .required("state")
         .property("progress", or_null(progress))
+        .property("tags", ArrayBuilder::new().items(typed(Type::String)))
+        .required("tags")
 }
 
 /// A run in full.
@@ -59,7 +67,15 @@ fn run_detail() -> ObjectBuilder {
         .required("call")
         .property("state", typed(Type::Object))
         .required("state");
+    let waiting = object(&[
+        ("since", Type::Integer, true),
+        ("for", Type::String, true),
+        ("before", Type::Integer, true),
+        ("or_more", Type::Boolean, true),
+        ("explain", Type::String, true),
+    ]);
     run()
+        .property("waiting", waiting)
         .property("output", nullable(Type::String))
         .property("failure", failure.property("stop", typed(Type::Object)))
         .property("open_calls", ArrayBuilder::new().items(open_call))
@@ -102,6 +118,23 @@ fn guard() -> ObjectBuilder {
     .property("policy", typed(Type::Object))
 }
 
+/// A schedule as it stands.
+fn schedule() -> ObjectBuilder {
+    object(&[
+        ("name", Type::String, true),
+        ("cron", Type::String, true),
+        ("timezone", Type::String, true),
+        ("agent", Type::String, true),
+        ("tenant", Type::String, true),
+        ("catch_up", Type::String, true),
+        ("overlap", Type::String, true),
+        ("next", Type::Integer, false),
+        ("last", Type::Integer, false),
+        ("last_run", Type::String, false),
+        ("last_state", Type::String, false),
+    ])
+}
+
 /// Every schema, by name.
 pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     let list = |name: &str| ArrayBuilder::new().items(Ref::from_schema_name(name));
@@ -124,6 +157,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
         ("Event", event),
         ("EventPage", events.required("events")),
         ("Agent", agent),
+        ("Schedule", schedule()),
         ("Guard", guard()),
         (
             "GuardList",
@@ -139,10 +173,18 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
                 ("tenant", Type::String, false),
                 ("priority", Type::Integer, false),
                 ("key", Type::String, false),
-            ]),
+                ("session", Type::String, false),
+            ])
+            .property("tags", ArrayBuilder::new().items(typed(Type::String))),
         ),
         ("CancelRun", object(&[("reason", Type::String, false)])),
         ("ResumeRun", object(&[])),
+        (
+            "SignalRun",
+            // The payload is any JSON.
+            object(&[("name", Type::String, true), ("id", Type::String, false)])
+                .property("payload", ObjectBuilder::new().schema_type(SchemaType::AnyValue)),
+        ),
         (
             "Problem",
             object(&[
