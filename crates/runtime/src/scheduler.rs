@@ -120,6 +120,10 @@ impl Scheduler {
                 }
                 if full { POLL } else { self.until_next_wake().await }
             }
+            Err(StoreError::NodeLost { .. }) => {
+                self.let_go("it had expired");
+                POLL
+            }
             Err(error) => {
                 error!(error = chain(&error), "cannot claim runs");
                 POLL

@@ -13,6 +13,7 @@ mod serve;
 mod store;
 mod watch;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -362,7 +363,10 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     let level = config.log.level.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(format!("{level},rmcp=error"))
         .map_err(|error| anyhow::anyhow!("`log.level` is `{level}`: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Pretty => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
