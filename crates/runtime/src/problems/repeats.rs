@@ -106,7 +106,7 @@ fn last_calls<'r>(messages: &'r [Message], rule: &RepeatRule) -> Vec<Made<'r>> {
                     }
                 }
             }
-            _ => results.clear(),
+            Message::User { .. } => results.clear(),
         }
         if made.len() >= WINDOW {
             break;
