@@ -131,6 +131,7 @@ impl RunJournal {
     ) -> Result<(), RuntimeError> {
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
+        let has_result = events.iter().any(brings_result);
         let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
         let mut packed = Vec::with_capacity(events.len());
@@ -148,7 +149,7 @@ impl RunJournal {
             blobs.extend(snapshot.blobs);
             checkpoint = Some(snapshot.body);
         }
-        let found = self.check.look(&self.run, provisional);
+        let found = self.check.look(&self.run, provisional, has_result);
         face_changes |= self.check.is_news(found.as_ref());
         let head = if face_changes { Some(face_with(&self.run, found.as_ref())?) } else { None };
         let appended = self
@@ -338,6 +339,11 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::StepStarted { .. }
         | RunEvent::StepFinished { .. } => false,
     }
+}
+
+/// Whether calls may repeat from here on, or no more; a claim finds out anew.
+const fn brings_result(event: &RunEvent) -> bool {
+    matches!(event, RunEvent::ToolFinished { .. } | RunEvent::Claimed { .. })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]
