@@ -216,6 +216,7 @@ impl RunJournal {
         let Along { keys, taken } = along;
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
+        let has_result = events.iter().any(brings_result);
         let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
         let mut largest = Largest::default();
@@ -235,7 +236,7 @@ impl RunJournal {
             blobs.extend(snapshot.blobs);
             checkpoint = Some(snapshot.body);
         }
-        let found = self.check.look(&self.run, provisional);
+        let found = self.check.look(&self.run, provisional, has_result);
         face_changes |= self.check.is_news(found.as_ref());
         let head = if face_changes { Some(face_with(&self.run, found.as_ref())?) } else { None };
         let facts = std::mem::take(&mut self.staged);
@@ -524,6 +525,11 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::StepsUnmet { .. }
         | RunEvent::ChildEnded { .. } => false,
     }
+}
+
+/// Whether calls may repeat from here on, or no more; a claim finds out anew.
+const fn brings_result(event: &RunEvent) -> bool {
+    matches!(event, RunEvent::ToolFinished { .. } | RunEvent::Claimed { .. })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]
