@@ -90,7 +90,8 @@ pub trait Journal: Send + Sync {
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
     /// The checkpoints kept for a run, newest (by sequence number) first; at most
-    /// [`CHECKPOINTS_KEPT`].
+    /// [`CHECKPOINTS_KEPT`]. The body of one that is found not to be what was written is empty, so that
+    /// whoever reads it goes on to the one before.
     ///
     /// # Errors
     /// As [`Journal::read`], except that a run without checkpoints gives an empty list.
