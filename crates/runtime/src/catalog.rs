@@ -16,6 +16,7 @@ use crate::error::RuntimeError;
 use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
+use crate::memory::{MemoryRule, MemoryTool, tools_of};
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference, tool_policy};
 use crate::unknown::{self, Compensation, UnknownRule};
 
@@ -26,6 +27,7 @@ pub struct Catalog {
     code_policies: BTreeMap<String, CodePolicy>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, ToolEntry>,
+    memory: BTreeMap<String, Arc<MemoryTool>>,
     guards: BTreeMap<String, Guarded>,
     compensations: BTreeMap<String, Compensation>,
     unknown: BTreeMap<String, UnknownRule>,
@@ -72,6 +74,7 @@ pub struct CatalogBuilder {
     dependencies: Vec<String>,
     models: Vec<(String, Arc<dyn Model>, bool)>,
     tools: Vec<Arc<dyn Tool>>,
+    memories: Vec<MemoryRule>,
     policies: PolicyRules,
     keys: BTreeMap<String, KeyRule>,
     fallbacks: BTreeMap<String, FallbackRule>,
@@ -129,6 +132,13 @@ impl CatalogBuilder {
     #[must_use]
     pub fn tool(mut self, tool: Arc<dyn Tool>) -> Self {
         self.tools.push(tool);
+        self
+    }
+
+    /// Adds the tools `remember`, `recall`, `forget` and `list_facts` for the facts of one scope.
+    #[must_use]
+    pub fn memory(mut self, rule: MemoryRule) -> Self {
+        self.memories.push(rule);
         self
     }
 
@@ -202,6 +212,7 @@ impl CatalogBuilder {
             code_policies: std::mem::take(&mut self.code_policies),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
+            memory: BTreeMap::new(),
             guards: BTreeMap::new(),
             compensations: std::mem::take(&mut self.compensations),
             unknown: std::mem::take(&mut self.unknown),
@@ -209,6 +220,9 @@ impl CatalogBuilder {
         self.add_models(&mut catalog)?;
         for tool in std::mem::take(&mut self.tools) {
             self.add_tool(&mut catalog, tool)?;
+        }
+        for rule in &self.memories {
+            catalog.add_memory(rule)?;
         }
         for name in &self.dependencies {
             catalog.add_guard(name, Policy::default(), Cooldown::new(), &self.policies)?;
@@ -328,11 +342,11 @@ impl CatalogBuilder {
     }
 }
 
-const fn misconfigured(problem: String) -> RuntimeError {
+pub(crate) const fn misconfigured(problem: String) -> RuntimeError {
     RuntimeError::Misconfigured { place: None, problem }
 }
 
-const fn misplaced(place: String, problem: String) -> RuntimeError {
+pub(crate) const fn misplaced(place: String, problem: String) -> RuntimeError {
     RuntimeError::Misconfigured { place: Some(place), problem }
 }
 
@@ -419,8 +433,8 @@ impl Catalog {
             )));
         }
         for pattern in spec.tools.iter().filter(|pattern| !pattern.ends_with('*')) {
-            if !self.tools.contains_key(pattern) {
-                let known: Vec<_> = self.tools.keys().cloned().collect();
+            if !self.tools.contains_key(pattern) && !self.memory.contains_key(pattern) {
+                let known: Vec<_> = self.tools.keys().chain(self.memory.keys()).cloned().collect();
                 return Err(misconfigured(format!(
                     "agent `{name}` uses tool `{pattern}`, which is not configured; there are: {}",
                     known.join(", ")
@@ -495,8 +509,26 @@ impl Catalog {
         self.tools.get(name).filter(|_| agent.allows(name))
     }
 
+    /// A tool for facts that the agent may call.
+    pub(crate) fn memory(&self, agent: &AgentSpec, name: &str) -> Option<&Arc<MemoryTool>> {
+        self.memory.get(name).filter(|_| agent.allows(name))
+    }
+
+    fn add_memory(&mut self, rule: &MemoryRule) -> Result<(), RuntimeError> {
+        for (name, tool) in tools_of(rule)? {
+            if self.tools.contains_key(&name) || self.memory.contains_key(&name) {
+                let problem = format!("two tools are called `{name}`: give a memory a `prefix`");
+                return Err(misconfigured(problem));
+            }
+            self.memory.insert(name, tool);
+        }
+        Ok(())
+    }
+
     pub(crate) fn effect(&self, agent: &AgentSpec, name: &str) -> Option<Effect> {
-        self.tool(agent, name).map(|entry| entry.tool.spec().effect)
+        // One after the other, so that what is recalled is what was remembered before.
+        let memory = self.memory(agent, name).map(|_| Effect::Idempotent);
+        self.tool(agent, name).map(|entry| entry.tool.spec().effect).or(memory)
     }
 
     /// The tools that the agent may call, as its model sees them.
@@ -505,6 +537,12 @@ impl Catalog {
             .iter()
             .filter(|(name, _)| agent.allows(name))
             .map(|(_, entry)| entry.tool.spec().definition.clone())
+            .chain(
+                self.memory
+                    .iter()
+                    .filter(|(name, _)| agent.allows(name))
+                    .map(|(_, t)| t.definition.clone()),
+            )
             .collect()
     }
 }

@@ -31,8 +31,6 @@ pub(crate) struct Along {
     pub(crate) keys: Vec<KeySettlement>,
     /// Letters that they take up.
     pub(crate) taken: Vec<i64>,
-    /// Facts that become true with them.
-    pub(crate) facts: Vec<FactWrite>,
 }
 
 /// How often an append is tried of which nobody knows whether it has happened.
@@ -52,6 +50,8 @@ pub(crate) struct RunJournal {
     check: RunCheck,
     /// Checkpoints that could not be read and that the log does not know of yet.
     passed_over: Vec<RunEvent>,
+    /// Facts that the next append makes true.
+    staged: Vec<FactWrite>,
 }
 
 impl RunJournal {
@@ -83,6 +83,7 @@ impl RunJournal {
             run,
             check,
             passed_over,
+            staged: Vec::new(),
         })
     }
 
@@ -104,6 +105,16 @@ impl RunJournal {
     /// The store that the log is in.
     pub(crate) fn store(&self) -> &dyn Store {
         self.store.as_ref()
+    }
+
+    /// The same, to keep.
+    pub(crate) const fn shared_store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Lets facts become true with the next append, in its transaction.
+    pub(crate) fn stage(&mut self, facts: Vec<FactWrite>) {
+        self.staged.extend(facts);
     }
 
     /// The run as it is.
@@ -205,9 +216,10 @@ impl RunJournal {
         events: Vec<RunEvent>,
         along: Along,
     ) -> Result<(), RuntimeError> {
-        let Along { keys, taken, facts } = along;
+        let Along { keys, taken } = along;
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
+        let has_result = events.iter().any(brings_result);
         let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| {
             matches!(event, RunEvent::Progressed { .. } | RunEvent::CheckpointPassedOver { .. })
@@ -229,9 +241,10 @@ impl RunJournal {
             blobs.extend(snapshot.blobs);
             checkpoint = Some(snapshot.body);
         }
-        let found = self.check.look(&self.run, provisional);
+        let found = self.check.look(&self.run, provisional, has_result);
         face_changes |= self.check.is_news(found.as_ref());
         let head = if face_changes { Some(face_with(&self.run, found.as_ref())?) } else { None };
+        let facts = std::mem::take(&mut self.staged);
         let appended = self
             .append_surely(Append {
                 events: packed,
@@ -240,8 +253,8 @@ impl RunJournal {
                 head,
                 keys,
                 taken,
-                facts,
                 mail: letters::farewell_of(&self.run).into_iter().collect(),
+                facts,
                 ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
             .await
@@ -448,6 +461,11 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::CheckpointPassedOver { .. }
         | RunEvent::CallJudged { .. } => false,
     }
+}
+
+/// Whether calls may repeat from here on, or no more; a claim finds out anew.
+const fn brings_result(event: &RunEvent) -> bool {
+    matches!(event, RunEvent::ToolFinished { .. } | RunEvent::Claimed { .. })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]

@@ -16,6 +16,7 @@ mod crash_store;
 mod error_recovery;
 mod examples;
 mod labels;
+mod memory;
 mod once;
 mod outside;
 mod pause;

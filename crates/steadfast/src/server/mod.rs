@@ -8,6 +8,7 @@ mod actions;
 mod catalog;
 mod events;
 mod extract;
+mod facts;
 mod filter;
 mod gate;
 mod guards;
@@ -28,6 +29,7 @@ use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 pub(crate) use actions::Said;
 pub(crate) use events::{grown, live};
 pub(crate) use extract::{FormOf, QueryOf, RunIdPath};
+pub(crate) use facts::{FactPage, FactsOf};
 pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
 pub(crate) use problem::Problem;
@@ -88,6 +90,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/checkpoints", get(actions::checkpoints)),
         ("/api/v1/runs/{id}/rollback", post(actions::rollback)),
         ("/api/v1/runs/{id}/answer", post(actions::answer)),
+        ("/api/v1/facts", get(facts::list)),
+        ("/api/v1/facts/{key}", get(facts::show).put(facts::set).delete(facts::forget)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/schedules", get(schedules::list)),
         ("/api/v1/schedules/{name}/run", post(schedules::run)),

@@ -35,9 +35,13 @@ const UPDATE: &str = "UPDATE run SET epoch = turn.epoch, head_seq = turn.head_se
 pub(super) const INSERT_EVENTS: &str = "INSERT INTO event (run, seq, at, kind, version, body) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[], \
      $6::bytea[])";
-pub(super) const INSERT_BLOBS: &str = "INSERT INTO blob (hash, body) \
-     SELECT hash, body FROM unnest($1::bytea[], $2::bytea[]) AS new (hash, body) ORDER BY hash \
-     ON CONFLICT DO NOTHING";
+/// Locks every blob, so that none of them is removed before what refers to it is committed (see `prune`).
+/// What is there is locked for sharing; what is not, or came up meanwhile, by its insertion.
+pub(super) const INSERT_BLOBS: &str = "WITH known AS MATERIALIZED (SELECT hash FROM blob \
+     WHERE hash = ANY($1::bytea[]) ORDER BY hash FOR KEY SHARE) INSERT INTO blob (hash, body) \
+     SELECT hash, body FROM unnest($1::bytea[], $2::bytea[]) AS new (hash, body) \
+     WHERE hash NOT IN (SELECT hash FROM known) ORDER BY hash \
+     ON CONFLICT (hash) DO UPDATE SET body = blob.body WHERE false";
 pub(super) const INSERT_REFS: &str = "INSERT INTO blob_ref (run, hash) \
      SELECT DISTINCT run, hash FROM unnest($1::bigint[], $2::bytea[]) AS new (run, hash) \
      ON CONFLICT DO NOTHING";

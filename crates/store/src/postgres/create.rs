@@ -34,12 +34,11 @@ const INSERT_TEXTS: &str =
     "INSERT INTO run_text (run, text) SELECT * FROM unnest($1::bigint[], $2::text[])";
 
 /// A key of a tenant, in a fixed number of bytes.
-fn key_hash(run: &NewRun) -> Option<[u8; 32]> {
-    let key = run.key.as_ref()?;
+pub(super) fn key_hash(tenant: &str, key: &str) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&(run.tenant.len() as u64).to_le_bytes());
-    hasher.update(run.tenant.as_bytes()).update(key.as_bytes());
-    Some(*hasher.finalize().as_bytes())
+    hasher.update(&(tenant.len() as u64).to_le_bytes());
+    hasher.update(tenant.as_bytes()).update(key.as_bytes());
+    *hasher.finalize().as_bytes()
 }
 
 impl Write for NewRun {
@@ -54,7 +53,10 @@ impl Write for NewRun {
     }
 
     async fn write(batch: &[&Self], link: &Link) -> Result<Written<Created>, Failure> {
-        let keys: Vec<Option<[u8; 32]>> = batch.iter().map(|run| key_hash(run)).collect();
+        let keys: Vec<Option<[u8; 32]>> = batch
+            .iter()
+            .map(|run| run.key.as_ref().map(|key| key_hash(&run.tenant, key)))
+            .collect();
         let mut inserted = insert(batch, &keys, link).await?;
         // One batch may hold the same run twice: the first of them is the one that was inserted.
         let numbers: Vec<Option<(i64, Timestamp)>> =

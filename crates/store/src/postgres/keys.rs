@@ -15,7 +15,7 @@ use crate::{BlobHash, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, Nod
 
 type Name = [u8; 32];
 
-fn name_hash(name: &KeyName) -> Name {
+pub(super) fn name_hash(name: &KeyName) -> Name {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(name.scope.len() as u64).to_le_bytes());
     hasher.update(name.scope.as_bytes()).update(name.key.as_bytes());

@@ -3,8 +3,8 @@
 //! `address` says where it is without saying the password, `link` is one connection and what its errors
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
 //! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
-//! `flag`. `read` is
-//! what the others read, `notify` how nodes wake each other, `clock` what the database's clock says.
+//! `flag`, `prune`. `read` is what the others read, `archive` and `restore` give everything out and take
+//! everything in, `notify` how nodes wake each other, `clock` what the database's clock says.
 
 mod address;
 mod append;
@@ -19,7 +19,9 @@ mod lease;
 mod link;
 mod mail;
 mod notify;
+mod prune;
 mod read;
+mod restore;
 mod schema;
 mod task;
 mod writer;

@@ -15,6 +15,7 @@ use tokio_postgres::types::ToSql;
 
 use super::address::Address;
 use super::link::{EXCHANGE, Failure, Link, step};
+use super::prune::CHOOSE;
 use super::schema::{self, head_columns, now_ms};
 use crate::{
     BlobHash, Checkpoint, Fact, FactFilter, FactName, Letter, Page, RunFilter, RunHead, RunId,
@@ -57,8 +58,8 @@ const FACTS: &str = concat!(
     ") ORDER BY key LIMIT $4"
 );
 
-const STATEMENTS: [&str; 11] =
-    [RUN, EVENTS, CHECKPOINTS, BLOB, HEAD, STATES, NEXT_WAKE, NOW, LETTERS, FACT, FACTS];
+const STATEMENTS: [&str; 12] =
+    [RUN, EVENTS, CHECKPOINTS, BLOB, HEAD, STATES, NEXT_WAKE, NOW, LETTERS, FACT, FACTS, CHOOSE];
 
 /// How long after a lost connection the next is tried.
 const PAUSE: Duration = Duration::from_millis(100);

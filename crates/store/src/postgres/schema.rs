@@ -146,13 +146,16 @@ impl From<tokio_postgres::Error> for Migration {
     }
 }
 
+/// Begins a transaction that only one node at a time is in. The lock ends with it, also when the node dies.
+pub(super) fn begin_alone(schema: &str) -> String {
+    format!(
+        "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('steadfast/migrate/{schema}', 0));"
+    )
+}
+
 async fn migrate(address: &Address, link: &mut Link) -> Result<String, Migration> {
     let (client, schema) = (link.client(), &address.schema);
-    // The lock ends with the transaction, also when this node dies.
-    let lock = format!(
-        "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('steadfast/migrate/{schema}', 0));"
-    );
-    client.batch_execute(&lock).await?;
+    client.batch_execute(&begin_alone(schema)).await?;
     let found = client
         .query_one(
             "SELECT count(*) FILTER (WHERE tablename = 'meta'), count(*), \

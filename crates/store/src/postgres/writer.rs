@@ -16,7 +16,7 @@ use super::address::Address;
 use super::link::Link;
 use super::notify::Outbox;
 use super::task::{Request, Task, Write};
-use super::{append, claim, facts, flag, keys, lease};
+use super::{append, claim, facts, flag, keys, lease, prune};
 use crate::{NewRun, StoreError};
 
 /// Most requests in one transaction.
@@ -33,7 +33,7 @@ const CLOSED: &str = "it has been closed";
 
 /// Everything that the writer sends.
 fn statements() -> impl Iterator<Item = &'static str> {
-    let kinds: [&[&str]; 13] = [
+    let kinds: [&[&str]; 15] = [
         <NewRun as Write>::STATEMENTS,
         <append::Appending as Write>::STATEMENTS,
         <lease::Renew as Write>::STATEMENTS,
@@ -47,6 +47,8 @@ fn statements() -> impl Iterator<Item = &'static str> {
         <facts::WriteFacts as Write>::STATEMENTS,
         <facts::Purge as Write>::STATEMENTS,
         <flag::Flag as Write>::STATEMENTS,
+        <prune::Cards as Write>::STATEMENTS,
+        <prune::Remains as Write>::STATEMENTS,
     ];
     let mut all: Vec<&str> = kinds.concat();
     all.sort_unstable();

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast_store::{
-    Append, Caps, Catalog as _, Created, Disposition, Fence, HeadUpdate, Journal as _, Leases as _,
-    NewEvent, NewRun, NodeId, PostgresOptions, PostgresStore, RunHead, RunId, Store, StoreError,
+    Append, Archive as _, Blob, BlobHash, Caps, Catalog as _, Created, Disposition, FactName,
+    FactWrite, Fence, HeadUpdate, Journal as _, KeyClaim, KeyEnd, KeyName, KeySettlement,
+    Leases as _, Mail, Mailbox as _, NewEvent, NewRun, NodeId, PostgresOptions, PostgresStore,
+    Prune, Pruned, Record, RunHead, RunId, SqliteOptions, SqliteStore, Store, StoreError,
+    Timestamp, Upkeep as _,
 };
 use tokio::task::JoinSet;
 
@@ -425,4 +428,249 @@ async fn no_error_shows_the_password() {
             assert!(!text.contains("horse"), "{text}");
         }
     }
+}
+
+async fn dump(store: &dyn Store) -> Vec<Record> {
+    let mut dump = store.dump().await.unwrap();
+    let mut all = Vec::new();
+    loop {
+        let page = dump.next().await.unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+async fn restore(store: &dyn Store, records: &[Record]) {
+    let mut restore = store.restore().await.unwrap();
+    for page in records.chunks(100) {
+        restore.write(page.to_vec()).await.unwrap();
+    }
+    restore.finish().await.unwrap();
+}
+
+/// A store with more of everything than one page holds.
+async fn fill(store: &dyn Store) {
+    for number in 0..600_u32 {
+        let state = if number.is_multiple_of(3) { Disposition::Ended } else { Disposition::Ready };
+        let head = HeadUpdate { disposition: state, ..new_run().head };
+        let run = NewRun {
+            head,
+            key: Some(format!("key {number}")),
+            tags: vec![format!("tag {number}"), "all".to_owned()],
+            text: format!("words of {number}"),
+            blobs: vec![
+                Blob::new(Bytes::from(format!("blob {}", number / 2))),
+                Blob::new(vec![b'x'; 100_000 + number as usize].into()),
+            ],
+            events: (0..number % 5 + 1).map(|n| event(format!("{n}"))).collect(),
+            ..new_run()
+        };
+        let Created::New(head) = store.create(run).await.unwrap() else { panic!("not new") };
+        if state == Disposition::Ready {
+            let body = Bytes::from_static(b"\xff");
+            let mail = Mail { to: head.id, id: "one".to_owned(), kind: "said".to_owned(), body };
+            store.send(mail).await.unwrap();
+            let checkpoint = Some(Bytes::from(format!("folded {number}")));
+            let letters = store.letters(head.id, 9).await.unwrap();
+            let taken = letters.iter().map(|l| l.number).take(number as usize % 2).collect();
+            let more = Append { checkpoint, taken, ..append(head.id, 0, head.head_seq) };
+            store.append(more).await.unwrap();
+        }
+        let name = FactName { scope: format!("{}", number % 7), key: format!("{number}") };
+        let value = Some(Bytes::from(format!("{number}")));
+        store.write_facts(vec![FactWrite { name, value, keep: None }]).await.unwrap();
+        let name = KeyName { scope: "acme".to_owned(), key: format!("{number}") };
+        let (digest, owner) = (BlobHash::of(b"request"), "me".to_owned());
+        let node = NodeId::from("node".to_owned());
+        let claim =
+            KeyClaim { name: name.clone(), digest, owner: owner.clone(), node, seize: None };
+        store.claim_key(claim).await.unwrap();
+        if number.is_multiple_of(2) {
+            let end = KeyEnd::Recorded { answer: Bytes::from_static(b"done"), keep: LONG };
+            store.settle_key(KeySettlement { name, owner, end }).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_is_the_same_after_a_way_through_both_databases() {
+    let Some(server) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file =
+        |name: &str| SqliteStore::open(folder.path().join(name), SqliteOptions::default()).unwrap();
+    let (first, last) = (file("first.db"), file("last.db"));
+    fill(&first).await;
+    let original = dump(&first).await;
+    let between = open(server, &fresh_schema()).await.unwrap();
+    restore(&between, &original).await;
+    assert_eq!(between.examine().await.unwrap(), Vec::<String>::new());
+    let passed = dump(&between).await;
+    restore(&last, &passed).await;
+    let sorted = |records: &[Record]| {
+        let mut shown: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
+        shown.sort_unstable();
+        shown
+    };
+    let original = sorted(&original);
+    for kind in ["Run(", "Event ", "Checkpoint ", "Blob ", "BlobUse ", "Letter ", "LetterTaken "] {
+        assert!(original.iter().any(|record| record.starts_with(kind)), "no {kind}");
+    }
+    assert!(original == sorted(&passed), "the database has changed something");
+    assert!(original == sorted(&dump(&last).await), "the way back has changed something");
+    // What is written now comes behind what was taken in.
+    let run = create(&between).await;
+    assert_eq!(between.append(append(run, 0, 1)).await.unwrap().head_seq, 2);
+    let (id, kind) = ("later".to_owned(), "said".to_owned());
+    between.send(Mail { to: run, id, kind, body: Bytes::new() }).await.unwrap();
+    assert_eq!(between.letters(run, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_into_a_store_that_a_node_works_with_or_another_process_fills() {
+    let Some(server) = shared() else { return };
+    let schema = fresh_schema();
+    let (here, there) =
+        (open(server, &schema).await.unwrap(), open(server, &schema).await.unwrap());
+    let node = NodeId::generate();
+    there.renew(&node, LONG).await.unwrap();
+    let Err(refused) = here.restore().await else { panic!("a node is at work") };
+    assert!(refused.to_string().contains("a node is at work"), "{refused}");
+    there.retire(&node).await.unwrap();
+    let filling = here.restore().await.unwrap();
+    // The other one waits, and comes once the first has given up.
+    let mut second = there.restore();
+    std::future::poll_fn(|context| {
+        assert!(second.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(filling);
+    second.await.unwrap().finish().await.unwrap();
+    create(&there).await;
+    let Err(occupied) = here.restore().await else { panic!("it holds a run") };
+    assert!(matches!(occupied, StoreError::Occupied { .. }), "{occupied:?}");
+}
+
+/// A blob that is always one of the same few.
+fn shared_blob(number: usize) -> Blob {
+    Blob::new(Bytes::from(format!("shared {}", number % 3)))
+}
+
+/// Creates runs that are over at once, and others that go on and refer to the same blobs.
+async fn refer(store: &PostgresStore, rounds: usize) -> Vec<RunId> {
+    let mut living = Vec::new();
+    for number in 0..rounds {
+        let blobs = vec![shared_blob(number), shared_blob(number + 1)];
+        let head = HeadUpdate { disposition: Disposition::Ended, ..new_run().head };
+        let over = NewRun { head, blobs: blobs.clone(), ..new_run() };
+        store.create(over).await.unwrap();
+        let run = create(store).await;
+        store.append(Append { blobs, ..append(run, 0, 1) }).await.unwrap();
+        // What it wrote is there, whatever is pruned meanwhile.
+        for blob in [shared_blob(number), shared_blob(number + 1)] {
+            let found = store.blob(blob.hash).await.unwrap();
+            assert_eq!(found, Some(blob.bytes), "a blob is gone that has just been referred to");
+        }
+        // Only sometimes does anybody hold on to it.
+        let head = Some(HeadUpdate { disposition: Disposition::Ended, ..new_run().head });
+        if number % 50 == 49 {
+            living.push(run);
+        } else {
+            store.append(Append { head, ..append(run, 0, 2) }).await.unwrap();
+        }
+    }
+    living
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_prune_never_take_a_blob_that_another_is_referring_to() {
+    let Some(server) = shared() else { return };
+    let schema = fresh_schema();
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(Arc::new(open(server, &schema).await.unwrap()));
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let mut pruning = JoinSet::new();
+    for store in &stores[..2] {
+        let (store, over) = (Arc::clone(store), Arc::clone(&over));
+        pruning.spawn(async move {
+            let mut all = Pruned::default();
+            while !over.load(Ordering::Relaxed) {
+                all = all.plus(prune_all(&store).await);
+            }
+            all
+        });
+    }
+    let mut referring = JoinSet::new();
+    for store in &stores[2..] {
+        for _ in 0..2 {
+            let store = Arc::clone(store);
+            referring.spawn(async move { refer(&store, 150).await });
+        }
+    }
+    let mut living = Vec::new();
+    while let Some(referred) = referring.join_next().await {
+        living.extend(referred.unwrap());
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut pruned = Pruned::default();
+    while let Some(one) = pruning.join_next().await {
+        pruned = pruned.plus(one.unwrap());
+    }
+    pruned = pruned.plus(prune_all(&stores[0]).await);
+    assert_eq!(pruned.runs, 4 * 150 * 2 - living.len() as u64, "each run once: {pruned:?}");
+    assert!(pruned.blobs > 3, "no blob ever went, so nothing was tried: {pruned:?}");
+    assert_eq!(stores[0].examine().await.unwrap(), Vec::<String>::new());
+    // And nothing is left behind that nobody holds.
+    let administrator = administrator(server).await;
+    for (what, left) in [
+        ("blob WHERE NOT EXISTS (SELECT 1 FROM {}.blob_ref WHERE blob_ref.hash = blob.hash)", 0),
+        ("meta WHERE name LIKE 'pruning/%'", 0),
+        ("run", living.len() as i64),
+        ("event", living.len() as i64 * 2),
+    ] {
+        let count = format!("SELECT count(*) FROM {{}}.{what}").replace("{}", &schema);
+        let row = administrator.query_one(&count, &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), left, "{what}");
+    }
+    for run in living {
+        let last = Append {
+            head: Some(HeadUpdate { disposition: Disposition::Ended, ..new_run().head }),
+            ..append(run, 0, 2)
+        };
+        stores[0].append(last).await.unwrap();
+    }
+    prune_all(&stores[0]).await;
+    let row = administrator.query_one(&format!("SELECT count(*) FROM {schema}.blob"), &[]).await;
+    assert_eq!(row.unwrap().get::<_, i64>(0), 0);
+}
+
+/// Removes what has ended by now.
+async fn prune_all(store: &PostgresStore) -> Pruned {
+    let ended_before = Timestamp(store.now().0 + 60_000);
+    let prune = Prune { states: Vec::new(), ended_before, limit: usize::MAX };
+    store.prune(&prune).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_belongs_to_nothing_and_what_is_missing_is_found() {
+    let Some(server) = shared() else { return };
+    let schema = fresh_schema();
+    let store = open(server, &schema).await.unwrap();
+    let blob = Blob::new(Bytes::from_static(b"long"));
+    let run = NewRun { blobs: vec![blob.clone()], ..new_run() };
+    store.create(run).await.unwrap();
+    assert_eq!(store.examine().await.unwrap(), Vec::<String>::new());
+    let damage = format!(
+        "SET search_path TO {schema}; DELETE FROM blob; INSERT INTO event \
+         VALUES (77, 1, 0, 'noted', 1, ''), (77, 2, 0, 'noted', 1, '')"
+    );
+    administrator(server).await.batch_execute(&damage).await.unwrap();
+    let found = store.examine().await.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("2 events belong to run number 77"), "{found:?}");
+    assert!(found[1].contains(&blob.hash.to_string()), "{found:?}");
 }

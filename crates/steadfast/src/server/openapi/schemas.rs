@@ -189,7 +189,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     ])
     .property("tools", ArrayBuilder::new().items(typed(Type::String)))
     .required("tools");
-    let mut all = vec![
+    let described = vec![
         ("Run", run()),
         ("RunDetail", run_detail()),
         ("RunList", runs.required("runs")),
@@ -235,8 +235,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
             ]),
         ),
     ];
-    all.extend(actions());
-    all
+    described.into_iter().chain(actions()).chain(facts()).collect()
 }
 
 /// What one does with a run, and what it says.
@@ -272,6 +271,34 @@ fn actions() -> Vec<(&'static str, ObjectBuilder)> {
                 .required("verdict"),
         ),
         ("AnsweredRun", run().property("taken", typed(Type::Boolean)).required("taken")),
+    ]
+}
+
+/// What is remembered.
+fn facts() -> Vec<(&'static str, ObjectBuilder)> {
+    let any = || ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+    vec![
+        (
+            "Fact",
+            object(&[
+                ("key", Type::String, true),
+                ("version", Type::Integer, true),
+                ("at", Type::Integer, true),
+                ("expires_at", Type::Integer, false),
+            ])
+            .property("value", any())
+            .required("value"),
+        ),
+        (
+            "FactPage",
+            object(&[("next", Type::String, false)])
+                .property("facts", ArrayBuilder::new().items(Ref::from_schema_name("Fact")))
+                .required("facts"),
+        ),
+        (
+            "SetFact",
+            object(&[("keep", Type::String, false)]).property("value", any()).required("value"),
+        ),
     ]
 }
 
