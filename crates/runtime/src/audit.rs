@@ -95,11 +95,16 @@ impl Audit<'_> {
     }
 
     async fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let Checkpoint { seq, body, at } = checkpoint;
+        let Checkpoint { seq, at, body } = checkpoint;
         let unpacked = stored::unpack::<Run>(self.store, "a checkpoint", body).await;
         let problem = match (readable(unpacked)?, &self.run) {
-            (Ok(snapshot), Some(run)) if alike(&snapshot, run) => return Ok(()),
-            (Ok(_), _) => "it is not what the log folds to".to_owned(),
+            (Ok(mut snapshot), folded) => {
+                snapshot.settle(*at);
+                if folded.as_ref().is_some_and(|run| alike(&snapshot, run)) {
+                    return Ok(());
+                }
+                "it is not what the log folds to".to_owned()
+            }
             (Err(problem), _) => problem,
         };
         self.flaws.push(format!("checkpoint {seq}: {problem}; restore a backup"));

@@ -206,16 +206,13 @@ mod tests {
                 child: steadfast_store::RunId::generate(),
                 ending: Ending::Succeeded { output: text() },
             },
-            RunEvent::Cancelled { by: text(), reason: None },
-            RunEvent::Succeeded { output: text() },
-            RunEvent::Failed { stop: StopReason::Refused, message: text() },
         ]
         .into_iter()
-        .chain(every_command())
+        .chain(later_events())
         .collect()
     }
 
-    fn every_command() -> Vec<RunEvent> {
+    fn later_events() -> Vec<RunEvent> {
         let text = String::new;
         vec![
             RunEvent::Paused { by: text(), reason: None },
@@ -236,6 +233,9 @@ mod tests {
                 result: None,
                 by: text(),
             },
+            RunEvent::Cancelled { by: text(), reason: None },
+            RunEvent::Succeeded { output: text() },
+            RunEvent::Failed { stop: StopReason::Refused, message: text() },
         ]
     }
 

@@ -122,6 +122,14 @@ fn problem(run: &RunView) -> Vec<String> {
     lines
 }
 
+/// A checkpoint that could not be read; 0 stands for all of them.
+fn passed_over(checkpoint: u64, problem: &str) -> String {
+    match checkpoint {
+        0 => format!("every checkpoint is DAMAGED, the whole log was used: {problem}"),
+        _ => format!("checkpoint {checkpoint} is DAMAGED, the one before was used: {problem}"),
+    }
+}
+
 /// One event, on one line.
 pub(super) fn event(view: &EventView) -> String {
     let text = match &view.event {
@@ -177,12 +185,7 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::RolledBack { to, by, undo, left, .. } => {
             format!("rolled back to {to} by {by}{}", undone(undo, left))
         }
-        RunEvent::CheckpointPassedOver { checkpoint: 0, problem } => {
-            format!("every checkpoint is DAMAGED, the whole log was used: {problem}")
-        }
-        RunEvent::CheckpointPassedOver { checkpoint, problem } => {
-            format!("checkpoint {checkpoint} is DAMAGED, the one before was used: {problem}")
-        }
+        RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
             format!("call {call_id}: {verdict:?}, says {by}")
         }
