@@ -1,7 +1,8 @@
 //! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal | steps | search | endurance]`; without a name, all. Journal
-//! and steps take a server's URL behind their names: `journal postgres://USER@HOST:PORT/DATABASE`.
+//! `cargo run --release -p steadfast-bench [guard | journal | start | steps | search | endurance]`; without a
+//! name, all. Journal and steps take a server's URL behind their names:
+//! `journal postgres://USER@HOST:PORT/DATABASE`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -14,12 +15,13 @@ mod guard;
 mod journal;
 mod machine;
 mod search;
+mod start;
 mod steps;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const NAMES: [&str; 5] = ["guard", "journal", "steps", "search", "endurance"];
+const NAMES: [&str; 6] = ["guard", "journal", "start", "steps", "search", "endurance"];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -42,6 +44,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_wanted("search") {
         runtime.block_on(search::run())?;
+    }
+    if is_wanted("start") {
+        runtime.block_on(start::run())?;
     }
     Ok(())
 }

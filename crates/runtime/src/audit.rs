@@ -89,8 +89,12 @@ impl Audit<'_> {
     }
 
     async fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let Checkpoint { seq, body, .. } = checkpoint;
+        let Checkpoint { seq, body, at } = checkpoint;
         let unpacked = stored::unpack::<Run>(self.store, "a checkpoint", body).await;
+        let unpacked = unpacked.map(|mut run| {
+            run.settle(*at);
+            run
+        });
         let problem = match (readable(unpacked)?, &self.run) {
             (Ok(snapshot), Some(run)) if alike(&snapshot, run) => return Ok(()),
             (Ok(_), _) => "it is not what the log folds to".to_owned(),
@@ -110,8 +114,8 @@ fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, String>, StoreEr
     }
 }
 
-/// Whether two folds are of the same run. A checkpoint is made before its events have their time, so the
-/// time of the last event, and what is counted from it, may differ by as long as a commit takes.
+/// Whether two folds are of the same run. Early releases gave a checkpoint the time before its commit: the
+/// time of the last event, and what is counted from it, may differ by as long as that took.
 fn alike(one: &Run, other: &Run) -> bool {
     let (updated_at, active_ms) = (other.updated_at, other.active_ms);
     Run { updated_at, active_ms, ..one.clone() } == *other

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
 use steadfast_guard::{Alert, Anomaly, Cooldown, Effect, Guard, Policy};
 use steadfast_providers::arguments::Arguments;
 use steadfast_providers::model::{Model, ToolDefinition};
@@ -17,7 +16,8 @@ use crate::code::{Code, CodePolicy, RunContext, StepError};
 use crate::error::RuntimeError;
 use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
-use crate::key_rule::KeyRule;
+use crate::key_rule::{KeyRule, check_key};
+use crate::memory::{MemoryRule, MemoryTool, tools_of};
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
 
 /// Agents, models and tools by name. Fixed once built.
@@ -27,6 +27,7 @@ pub struct Catalog {
     code_policies: BTreeMap<String, CodePolicy>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, ToolEntry>,
+    memory: BTreeMap<String, Arc<MemoryTool>>,
     guards: BTreeMap<String, Guarded>,
 }
 
@@ -71,6 +72,7 @@ pub struct CatalogBuilder {
     dependencies: Vec<String>,
     models: Vec<(String, Arc<dyn Model>, bool)>,
     tools: Vec<Arc<dyn Tool>>,
+    memories: Vec<MemoryRule>,
     policies: PolicyRules,
     keys: BTreeMap<String, KeyRule>,
     fallbacks: BTreeMap<String, FallbackRule>,
@@ -129,6 +131,13 @@ impl CatalogBuilder {
         self
     }
 
+    /// Adds the tools `remember`, `recall`, `forget` and `list_facts` for the facts of one scope.
+    #[must_use]
+    pub fn memory(mut self, rule: MemoryRule) -> Self {
+        self.memories.push(rule);
+        self
+    }
+
     /// Sets how dependencies (`model:NAME`, `tool:NAME`, `mcp:SERVER`) are protected, instead of what
     /// each has by nature.
     #[must_use]
@@ -184,11 +193,15 @@ impl CatalogBuilder {
             code_policies: std::mem::take(&mut self.code_policies),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
+            memory: BTreeMap::new(),
             guards: BTreeMap::new(),
         };
         self.add_models(&mut catalog)?;
         for tool in std::mem::take(&mut self.tools) {
             self.add_tool(&mut catalog, tool)?;
+        }
+        for rule in &self.memories {
+            catalog.add_memory(rule)?;
         }
         for name in &self.dependencies {
             catalog.add_guard(name, Policy::default(), Cooldown::new(), &self.policies)?;
@@ -316,41 +329,11 @@ fn tool_policy(timeout: Duration) -> Policy {
     }
 }
 
-/// A rule must be able to do what it says.
-fn check_key(
-    tool: &str,
-    effect: Effect,
-    schema: &Value,
-    rule: &KeyRule,
-) -> Result<(), RuntimeError> {
-    let refuse = |problem: String| Err(misplaced(format!("idempotency.{tool}"), problem));
-    if effect == Effect::Read {
-        return refuse("the tool only reads, and reads need no key: remove the rule".to_owned());
-    }
-    if rule.arguments.is_empty() {
-        return refuse("`arguments` is empty: name at least one argument".to_owned());
-    }
-    if rule.keep.is_zero() {
-        return refuse("`keep` is 0: nothing would be remembered; use 1s or more".to_owned());
-    }
-    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-        return Ok(());
-    };
-    for name in &rule.arguments {
-        if !properties.contains_key(name) {
-            let known: Vec<_> = properties.keys().cloned().collect();
-            let known = known.join(", ");
-            return refuse(format!("the tool has no argument `{name}`; it has: {known}"));
-        }
-    }
-    Ok(())
-}
-
-const fn misconfigured(problem: String) -> RuntimeError {
+pub(crate) const fn misconfigured(problem: String) -> RuntimeError {
     RuntimeError::Misconfigured { place: None, problem }
 }
 
-const fn misplaced(place: String, problem: String) -> RuntimeError {
+pub(crate) const fn misplaced(place: String, problem: String) -> RuntimeError {
     RuntimeError::Misconfigured { place: Some(place), problem }
 }
 
@@ -437,8 +420,8 @@ impl Catalog {
             )));
         }
         for pattern in spec.tools.iter().filter(|pattern| !pattern.ends_with('*')) {
-            if !self.tools.contains_key(pattern) {
-                let known: Vec<_> = self.tools.keys().cloned().collect();
+            if !self.tools.contains_key(pattern) && !self.memory.contains_key(pattern) {
+                let known: Vec<_> = self.tools.keys().chain(self.memory.keys()).cloned().collect();
                 return Err(misconfigured(format!(
                     "agent `{name}` uses tool `{pattern}`, which is not configured; there are: {}",
                     known.join(", ")
@@ -498,8 +481,26 @@ impl Catalog {
         self.tools.get(name).filter(|_| agent.allows(name))
     }
 
+    /// A tool for facts that the agent may call.
+    pub(crate) fn memory(&self, agent: &AgentSpec, name: &str) -> Option<&Arc<MemoryTool>> {
+        self.memory.get(name).filter(|_| agent.allows(name))
+    }
+
+    fn add_memory(&mut self, rule: &MemoryRule) -> Result<(), RuntimeError> {
+        for (name, tool) in tools_of(rule)? {
+            if self.tools.contains_key(&name) || self.memory.contains_key(&name) {
+                let problem = format!("two tools are called `{name}`: give a memory a `prefix`");
+                return Err(misconfigured(problem));
+            }
+            self.memory.insert(name, tool);
+        }
+        Ok(())
+    }
+
     pub(crate) fn effect(&self, agent: &AgentSpec, name: &str) -> Option<Effect> {
-        self.tool(agent, name).map(|entry| entry.tool.spec().effect)
+        // One after the other, so that what is recalled is what was remembered before.
+        let memory = self.memory(agent, name).map(|_| Effect::Idempotent);
+        self.tool(agent, name).map(|entry| entry.tool.spec().effect).or(memory)
     }
 
     /// The tools that the agent may call, as its model sees them.
@@ -508,6 +509,12 @@ impl Catalog {
             .iter()
             .filter(|(name, _)| agent.allows(name))
             .map(|(_, entry)| entry.tool.spec().definition.clone())
+            .chain(
+                self.memory
+                    .iter()
+                    .filter(|(name, _)| agent.allows(name))
+                    .map(|(_, t)| t.definition.clone()),
+            )
             .collect()
     }
 }

@@ -178,6 +178,11 @@ impl Driver {
         mut open: OpenCall,
         within: Duration,
     ) -> Result<(), RuntimeError> {
+        if let Some(memory) = self.catalog.memory(agent, &open.call.name).cloned() {
+            let used = memory.call(&self.journal, &open.call.arguments).await?;
+            self.journal.stage(used.writes);
+            return self.journal.append(finished(&open, used.result)).await;
+        }
         let effect = match open.is_notice {
             true => self.catalog.any_tool(&open.call.name).map(|entry| entry.tool.spec().effect),
             false => self.catalog.effect(agent, &open.call.name),

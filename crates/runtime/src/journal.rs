@@ -34,8 +34,6 @@ pub(crate) struct Along {
     pub(crate) keys: Vec<KeySettlement>,
     /// Letters that they take up.
     pub(crate) taken: Vec<i64>,
-    /// Facts that become true with them.
-    pub(crate) facts: Vec<FactWrite>,
 }
 
 /// How often an append is tried of which nobody knows whether it has happened.
@@ -54,6 +52,8 @@ pub(crate) struct RunJournal {
     priority: i32,
     run: Run,
     check: RunCheck,
+    /// Facts that the next append makes true.
+    staged: Vec<FactWrite>,
 }
 
 impl RunJournal {
@@ -85,6 +85,7 @@ impl RunJournal {
             priority,
             run,
             check,
+            staged: Vec::new(),
         })
     }
 
@@ -101,6 +102,16 @@ impl RunJournal {
     /// The store that the log is in.
     pub(crate) fn store(&self) -> &dyn Store {
         self.store.as_ref()
+    }
+
+    /// The same, to keep.
+    pub(crate) const fn shared_store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Lets facts become true with the next append, in its transaction.
+    pub(crate) fn stage(&mut self, facts: Vec<FactWrite>) {
+        self.staged.extend(facts);
     }
 
     /// The run as it is.
@@ -202,9 +213,10 @@ impl RunJournal {
         events: Vec<RunEvent>,
         along: Along,
     ) -> Result<(), RuntimeError> {
-        let Along { keys, taken, facts } = along;
+        let Along { keys, taken } = along;
         let expected_seq = self.run.seq;
         let provisional = self.store.now();
+        let has_result = events.iter().any(brings_result);
         let mut face_changes = events.iter().any(changes_face);
         let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
         let mut largest = Largest::default();
@@ -224,9 +236,10 @@ impl RunJournal {
             blobs.extend(snapshot.blobs);
             checkpoint = Some(snapshot.body);
         }
-        let found = self.check.look(&self.run, provisional);
+        let found = self.check.look(&self.run, provisional, has_result);
         face_changes |= self.check.is_news(found.as_ref());
         let head = if face_changes { Some(face_with(&self.run, found.as_ref())?) } else { None };
+        let facts = std::mem::take(&mut self.staged);
         let appended = self
             .append_surely(Append {
                 events: packed,
@@ -235,8 +248,8 @@ impl RunJournal {
                 head,
                 keys,
                 taken,
-                facts,
                 mail: letters::farewell_of(&self.run).into_iter().collect(),
+                facts,
                 ..Append::new(self.run.id, Fence::Holding { epoch: self.epoch }, expected_seq)
             })
             .await
@@ -512,6 +525,11 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::StepsUnmet { .. }
         | RunEvent::ChildEnded { .. } => false,
     }
+}
+
+/// Whether calls may repeat from here on, or no more; a claim finds out anew.
+const fn brings_result(event: &RunEvent) -> bool {
+    matches!(event, RunEvent::ToolFinished { .. } | RunEvent::Claimed { .. })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]

@@ -10,6 +10,8 @@ use steadfast_store::{BlobHash, KeyEnd, KeyName, KeySettlement};
 use tokio::time::Instant;
 
 use crate::call::ToolResult;
+use crate::catalog::misplaced;
+use crate::error::RuntimeError;
 use crate::event::ToolOutcome;
 use crate::operations::Operation;
 
@@ -104,6 +106,36 @@ pub(crate) fn settlement(
 pub(crate) fn recall(answer: &[u8]) -> Result<ToolResult, serde_json::Error> {
     let RecordedResult { outcome, content, progress } = serde_json::from_slice(answer)?;
     Ok(ToolResult { progress, ..ToolResult::new(outcome, content) })
+}
+
+/// A rule must be able to do what it says.
+pub(crate) fn check_key(
+    tool: &str,
+    effect: Effect,
+    schema: &Value,
+    rule: &KeyRule,
+) -> Result<(), RuntimeError> {
+    let refuse = |problem: String| Err(misplaced(format!("idempotency.{tool}"), problem));
+    if effect == Effect::Read {
+        return refuse("the tool only reads, and reads need no key: remove the rule".to_owned());
+    }
+    if rule.arguments.is_empty() {
+        return refuse("`arguments` is empty: name at least one argument".to_owned());
+    }
+    if rule.keep.is_zero() {
+        return refuse("`keep` is 0: nothing would be remembered; use 1s or more".to_owned());
+    }
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    for name in &rule.arguments {
+        if !properties.contains_key(name) {
+            let known: Vec<_> = properties.keys().cloned().collect();
+            let known = known.join(", ");
+            return refuse(format!("the tool has no argument `{name}`; it has: {known}"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

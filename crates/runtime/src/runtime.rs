@@ -18,6 +18,7 @@ use crate::commands::{
 };
 use crate::error::RuntimeError;
 use crate::journal::fold;
+use crate::memory::{FactBook, FactScope};
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
 use crate::queue::{self, Waiting};
@@ -269,6 +270,12 @@ impl Runtime {
         E: Classify + std::error::Error,
     {
         operations::once(&self.shared.operations, operation, call).await
+    }
+
+    /// The facts of a scope, read and written at once, beside any run (SCOPE C13).
+    #[must_use]
+    pub fn facts(&self, scope: FactScope) -> FactBook {
+        FactBook::new(Arc::clone(&self.shared.store), scope)
     }
 
     /// What the runtime can run and use.

@@ -28,8 +28,11 @@ const POLL: Duration = Duration::from_secs(5);
 /// Share of the lease that is left when a node that could not renew it lets go of its runs.
 const LEASE_MARGIN: u32 = 4;
 
-/// Recorded answers, and facts, forgotten at each renewal, at most: a transaction stays short.
+/// Recorded answers forgotten at each renewal, at most: a transaction stays short.
 const KEYS_PURGED: usize = 1000;
+
+/// Facts that no longer hold and are removed at each renewal, at most.
+const FACTS_PURGED: usize = 1000;
 
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
@@ -117,6 +120,10 @@ impl Scheduler {
                 }
                 if full { POLL } else { self.until_next_wake().await }
             }
+            Err(StoreError::NodeLost { .. }) => {
+                self.let_go("it had expired");
+                POLL
+            }
             Err(error) => {
                 error!(error = chain(&error), "cannot claim runs");
                 POLL
@@ -173,7 +180,7 @@ impl Scheduler {
         if let Err(error) = self.shared.store.purge_keys(KEYS_PURGED).await {
             warn!(%node, error = chain(&error), "cannot forget old answers");
         }
-        if let Err(error) = self.shared.store.purge_facts(KEYS_PURGED).await {
+        if let Err(error) = self.shared.store.purge_facts(FACTS_PURGED).await {
             warn!(%node, error = chain(&error), "cannot forget old facts");
         }
     }

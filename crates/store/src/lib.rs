@@ -18,6 +18,8 @@ mod clock;
 pub mod contract;
 mod error;
 mod facts;
+mod ids;
+mod key;
 mod mail;
 mod memory;
 mod postgres;
@@ -30,15 +32,16 @@ mod upkeep;
 pub use archive::{AnswerRecord, Archive, Dump, Record, Restore, RunRecord};
 pub use error::StoreError;
 pub use facts::{FACT_BYTES_MAX, Fact, FactFilter, FactName, FactWrite};
+pub use ids::{Blob, BlobHash, NodeId, RunId, Timestamp};
+pub use key::{KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding};
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use turns::{AGEING, Caps};
 pub use types::{
-    Append, Appended, Blob, BlobHash, Changes, Checkpoint, Created, Disposition, Fence, HeadUpdate,
-    KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NewEvent, NewRun, NodeId, Page,
-    RunFilter, RunHead, RunId, StoredEvent, TEXT_BYTES_MAX, Timestamp,
+    Append, Appended, Changes, Checkpoint, Created, Disposition, Fence, HeadUpdate, NewEvent,
+    NewRun, Page, RunFilter, RunHead, StoredEvent, TEXT_BYTES_MAX,
 };
 pub use upkeep::{PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, Upkeep};
 
@@ -87,7 +90,8 @@ pub trait Journal: Send + Sync {
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
     /// The checkpoints kept for a run, newest (by sequence number) first; at most
-    /// [`CHECKPOINTS_KEPT`].
+    /// [`CHECKPOINTS_KEPT`]. The body of one that is found not to be what was written is empty, so that
+    /// whoever reads it goes on to the one before.
     ///
     /// # Errors
     /// As [`Journal::read`], except that a run without checkpoints gives an empty list.

@@ -1,13 +1,12 @@
 //! A store in memory: the reference that the others are compared with. Nothing survives the process.
 
 mod archive;
+mod beside;
+mod lease;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
-use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,12 +15,12 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, millis};
 use crate::rules::{SettledKey, StoredKey};
-use crate::turns::{self, Caps, Line, Place, Turns};
+use crate::turns;
 use crate::{
     Append, Appended, Blob, BlobHash, CHECKPOINTS_KEPT, Catalog, Checkpoint, Created, Disposition,
-    Fact, FactFilter, FactName, FactWrite, Facts, HeadUpdate, Journal, KeyClaim, KeyEnd, KeyName,
-    KeySettlement, KeyStanding, Keys, Leases, Letter, Mail, Mailbox, NewEvent, NewRun, NodeId,
-    Page, RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp, rules,
+    Fact, FactName, HeadUpdate, Journal, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding,
+    Keys, Letter, NewEvent, NewRun, NodeId, Page, RunFilter, RunHead, RunId, Store, StoreError,
+    StoredEvent, Timestamp, rules,
 };
 
 /// A store that keeps everything in memory, behind one lock. For tests and for throw-away runs: it
@@ -124,98 +123,6 @@ impl Shelves {
     fn lives(&self, node: &NodeId, now: Timestamp) -> bool {
         self.nodes.get(node).is_some_and(|expires_at| *expires_at > now)
     }
-
-    fn send(&mut self, mail: Mail, now: Timestamp) -> Result<Sent, StoreError> {
-        let number = self.letters + 1;
-        let run = self.runs.get_mut(&mail.to).ok_or(StoreError::NotFound { run: mail.to })?;
-        let (is_over, is_known) =
-            (run.head.disposition == Disposition::Ended, run.known.contains(&mail.id));
-        let sent = rules::admit_mail(is_over, is_known, run.letters.len())?;
-        if sent == Sent::Kept {
-            self.letters = number;
-            run.known.insert(mail.id.clone());
-            let Mail { to: _, id, kind, body } = mail;
-            run.letters.push(Letter { number, id, kind, body, at: now });
-            let disposition = rules::disposition(run.head.disposition, true);
-            if disposition != run.head.disposition {
-                run.make_ready(now, now);
-            }
-        }
-        Ok(sent)
-    }
-
-    fn write_facts(&mut self, facts: Vec<FactWrite>, now: Timestamp) {
-        for FactWrite { name, value, keep } in facts {
-            let version = self.facts.get(&name).filter(|fact| holds(fact, now));
-            let version = version.map_or(0, |fact| fact.version) + 1;
-            let Some(value) = value else {
-                self.facts.remove(&name);
-                continue;
-            };
-            let expires_at = keep.map(|keep| Timestamp(now.0.saturating_add(millis(Some(keep)))));
-            let fact = Fact { key: name.key.clone(), value, version, at: now, expires_at };
-            self.facts.insert(name, fact);
-        }
-    }
-
-    /// Runs whose wake-up time has come, or whose owner's lease has expired, become ready.
-    fn make_ready(&mut self, now: Timestamp) {
-        let nodes = &self.nodes;
-        for run in self.runs.values_mut() {
-            let head = &mut run.head;
-            let lives = |owner: &NodeId| nodes.get(owner).is_some_and(|expires| *expires > now);
-            match head.disposition {
-                Disposition::Parked { wake_at: Some(wake_at) } if wake_at <= now => {
-                    run.make_ready(wake_at, now);
-                }
-                Disposition::Held if !head.owner.as_ref().is_some_and(lives) => {
-                    let since = head.updated_at;
-                    run.make_ready(since, now);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The runs to serve.
-    fn choose(&mut self, limit: usize, caps: &Caps) -> Vec<RunId> {
-        let mut turns = Turns::default();
-        let mut waiting = BTreeMap::<(String, String), BTreeMap<Place, RunId>>::new();
-        for run in self.runs.values() {
-            let RunHead { tenant, agent, disposition, id, .. } = &run.head;
-            let place = (run.rank, i64::try_from(run.number).unwrap_or(i64::MAX));
-            match disposition {
-                Disposition::Held => turns.held(tenant, agent, 1),
-                Disposition::Ready => {
-                    let line = waiting.entry((tenant.clone(), agent.clone())).or_default();
-                    line.insert(place, *id);
-                }
-                _ => {}
-            }
-        }
-        for (tenant, turn) in &self.turns {
-            turns.served(tenant.clone(), *turn);
-        }
-        let lines = waiting.iter().map(|((tenant, agent), runs)| Line {
-            tenant: tenant.clone(),
-            agent: agent.clone(),
-            first: runs.keys().next().copied(),
-        });
-        let next = |line: &Line, place: Place| {
-            let runs = waiting.get(&(line.tenant.clone(), line.agent.clone()));
-            let behind = (Bound::Excluded(place), Bound::Unbounded);
-            Ok::<_, Infallible>(runs.and_then(|runs| runs.range(behind).next()).map(|run| *run.0))
-        };
-        let Ok((chosen, served)) = turns.choose(lines.collect(), limit, caps, next);
-        self.turns.extend(served);
-        let places = waiting.values().flatten().map(|((_, number), run)| (*number, *run));
-        let by_number: BTreeMap<i64, RunId> = places.collect();
-        chosen.iter().filter_map(|number| by_number.get(number).copied()).collect()
-    }
-}
-
-fn holds(fact: &Fact, now: Timestamp) -> bool {
-    fact.expires_at.is_none_or(|expires_at| expires_at > now)
 }
 
 /// Whether a list shows a run.
@@ -410,130 +317,6 @@ impl Catalog for MemoryStore {
         let mut shelves = self.open()?;
         shelves.runs.get_mut(&run).ok_or(StoreError::NotFound { run })?.head.problem = problem;
         Ok(())
-    }
-}
-
-#[async_trait]
-impl Mailbox for MemoryStore {
-    async fn send(&self, mail: Mail) -> Result<Sent, StoreError> {
-        rules::check_mail(&mail)?;
-        self.open()?.send(mail, self.clock.now())
-    }
-
-    async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
-        let shelves = self.open()?;
-        Ok(shelves.run(run)?.letters.iter().take(limit).cloned().collect())
-    }
-}
-
-#[async_trait]
-impl Facts for MemoryStore {
-    async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
-        let now = self.clock.now();
-        Ok(self.open()?.facts.get(name).filter(|fact| holds(fact, now)).cloned())
-    }
-
-    async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
-        let (shelves, now) = (self.open()?, self.clock.now());
-        let shown = shelves.facts.iter().filter(|(name, fact)| {
-            name.scope == filter.scope
-                && name.key.starts_with(&filter.prefix)
-                && filter.after.as_ref().is_none_or(|after| name.key > *after)
-                && holds(fact, now)
-        });
-        Ok(shown.map(|(_, fact)| fact.clone()).take(filter.page_size()).collect())
-    }
-
-    async fn write_facts(&self, facts: Vec<FactWrite>) -> Result<(), StoreError> {
-        rules::check_facts(&facts)?;
-        self.open()?.write_facts(facts, self.clock.now());
-        Ok(())
-    }
-
-    async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
-        let (mut shelves, now) = (self.open()?, self.clock.now());
-        let over = shelves.facts.iter().filter(|(_, fact)| !holds(fact, now));
-        let names: Vec<_> = over.map(|(name, _)| name.clone()).take(limit).collect();
-        for name in &names {
-            shelves.facts.remove(name);
-        }
-        Ok(names.len())
-    }
-}
-
-#[async_trait]
-impl Leases for MemoryStore {
-    async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError> {
-        let mut shelves = self.open()?;
-        let now = self.clock.now();
-        if shelves.nodes.contains_key(node) && !shelves.lives(node, now) {
-            return Err(StoreError::NodeLost { node: node.clone() });
-        }
-        let expires_at = Timestamp(now.0.saturating_add(millis(Some(ttl))));
-        shelves.nodes.insert(node.clone(), expires_at);
-        Ok(())
-    }
-
-    async fn retire(&self, node: &NodeId) -> Result<(), StoreError> {
-        let mut shelves = self.open()?;
-        let now = self.clock.now();
-        shelves.nodes.remove(node);
-        let held = shelves.runs.values_mut().filter(|run| run.head.owner.as_ref() == Some(node));
-        for run in held {
-            run.make_ready(now, now);
-        }
-        Ok(())
-    }
-
-    async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
-        let mut shelves = self.open()?;
-        let now = self.clock.now();
-        if let Some(run) = shelves.runs.get_mut(&run)
-            && run.head.epoch == epoch
-            && run.head.disposition == Disposition::Held
-        {
-            run.make_ready(now, now);
-        }
-        Ok(())
-    }
-
-    async fn claim(
-        &self,
-        node: &NodeId,
-        limit: usize,
-        caps: &Caps,
-    ) -> Result<Vec<RunHead>, StoreError> {
-        let mut shelves = self.open()?;
-        let now = self.clock.now();
-        if !shelves.lives(node, now) {
-            return Err(StoreError::NodeLost { node: node.clone() });
-        }
-        shelves.make_ready(now);
-        let mut claimed = Vec::new();
-        for id in shelves.choose(limit, caps) {
-            if let Some(run) = shelves.runs.get_mut(&id) {
-                run.head.disposition = Disposition::Held;
-                run.head.owner = Some(node.clone());
-                run.head.epoch += 1;
-                run.head.updated_at = now;
-                claimed.push(run.head.clone());
-            }
-        }
-        Ok(claimed)
-    }
-
-    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
-        let shelves = self.open()?;
-        let heads = || shelves.runs.values().map(|run| &run.head);
-        let parked = heads().filter_map(|head| match head.disposition {
-            Disposition::Parked { wake_at } => wake_at,
-            Disposition::Ready | Disposition::Held | Disposition::Paused | Disposition::Ended => {
-                None
-            }
-        });
-        let owners: BTreeSet<_> = heads().filter_map(|head| head.owner.as_ref()).collect();
-        let expiring = owners.into_iter().filter_map(|owner| shelves.nodes.get(owner).copied());
-        Ok(parked.chain(expiring).min())
     }
 }
 

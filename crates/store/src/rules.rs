@@ -159,6 +159,8 @@ pub(crate) fn admit(append: &Append, run: &Standing) -> Result<u64, StoreError> 
     let epoch = match append.fence {
         Fence::Holding { epoch } if epoch != run.epoch => {
             let (held, current) = (epoch, run.epoch);
+            // Said here: whoever asked may have let go of the run meanwhile and hear no answer.
+            tracing::info!(run = %append.run, held, current, "an append was refused: the run has changed hands");
             return Err(StoreError::Fenced { run: append.run, held, current });
         }
         Fence::Holding { .. } if run.ended => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use steadfast_store::{RunId, Timestamp};
+use steadfast_store::{RunId, Store, Timestamp};
 
 use super::CodePolicy;
 use crate::error::RuntimeError;
@@ -29,6 +29,11 @@ pub(crate) struct Board {
     pausing: AtomicBool,
     /// The run is to be cancelled: only what undoes begins.
     cancelling: AtomicBool,
+    pub(crate) store: Arc<dyn Store>,
+    /// Whose run it is, and what it belongs to.
+    pub(crate) tenant: String,
+    pub(crate) agent: String,
+    pub(crate) session: Option<String>,
     /// When something must have happened.
     pub(crate) pulse: Arc<Pulse>,
     activity: Mutex<Activity>,
@@ -128,7 +133,9 @@ impl Board {
         mail: Arc<Mailbell>,
     ) -> Self {
         let cancelling = AtomicBool::new(journal.run().cancelling.is_some());
-        let pulse = Arc::clone(journal.pulse());
+        let (pulse, store) = (Arc::clone(journal.pulse()), Arc::clone(journal.shared_store()));
+        let (tenant, agent) = (journal.tenant().to_owned(), journal.run().agent.clone());
+        let session = journal.session().map(str::to_owned);
         Self {
             journal: tokio::sync::Mutex::new(journal),
             shared,
@@ -136,6 +143,10 @@ impl Board {
             mail,
             pausing: AtomicBool::new(false),
             cancelling,
+            store,
+            tenant,
+            agent,
+            session,
             pulse,
             activity: Mutex::default(),
             met: Mutex::default(),

@@ -88,6 +88,7 @@ impl RunContext {
             dependency: None,
             timeout: DEFAULT_TIMEOUT,
             undoes: false,
+            facts: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass};
-use steadfast_store::RunId;
+use steadfast_store::{FactWrite, RunId};
 use tokio::time::{Instant, timeout_at};
 
 use super::board::Board;
@@ -102,6 +102,8 @@ pub struct Step<'r> {
     pub(super) dependency: Option<String>,
     pub(super) timeout: Duration,
     pub(super) undoes: bool,
+    /// Written with its result.
+    pub(super) facts: Vec<FactWrite>,
 }
 
 /// How long a step may take if nothing else is said: 30 s, as a tool call (SCOPE R3).
@@ -193,13 +195,15 @@ impl Step<'_> {
             Ok(value) => {
                 let output =
                     serde_json::to_value(&value).map_err(|error| self.unwritable(&error))?;
-                self.append(RunEvent::StepFinished {
+                let finished = RunEvent::StepFinished {
                     step: self.name.clone(),
                     output: Some(output),
                     failure: None,
                     undoes: self.undoes,
-                })
-                .await;
+                };
+                let mut journal = self.board.journal.lock().await;
+                journal.stage(self.facts.clone());
+                self.board.append(&mut journal, finished).await;
                 Ok(value)
             }
             Err((class, message)) => self.fail(class, message).await,

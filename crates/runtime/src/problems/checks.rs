@@ -16,6 +16,7 @@ use super::{Problem, ProblemHook, ProblemNotice, ProblemRules, RepeatRule};
 use crate::catalog::Catalog;
 use crate::journal::Summary;
 use crate::run::Run;
+use crate::state::Status;
 
 /// A run that this node drives, as seen from outside. Written by its driver without a lock.
 pub(crate) struct Pulse {
@@ -169,14 +170,19 @@ impl RunCheck {
         &self.pulse
     }
 
-    /// What is wrong with the run as it is now.
-    pub(crate) fn look(&self, run: &Run, now: Timestamp) -> Option<Note> {
+    /// What is wrong with the run as it is now. Calls repeat, or do so no more, only with a new result.
+    pub(crate) fn look(&self, run: &Run, now: Timestamp, has_result: bool) -> Option<Note> {
+        let repeats = |note: &&Note| note.problem == Problem::Repeating.as_str();
+        let lasting = self.known.as_ref().filter(repeats).filter(|_| !has_result);
+        if let Some(note) = lasting.filter(|_| run.status != Status::Succeeded) {
+            return Some(note.clone());
+        }
         let usual = || {
             let most = self.checks.unusual.get(&run.agent)?.load(Ordering::Relaxed);
             Some(Ceiling::Usual(most))
         };
         let ceiling = self.expected.map(Ceiling::Expected).or_else(usual);
-        let (problem, detail) = find(run, &self.repeating, ceiling)?;
+        let (problem, detail) = find(run, has_result.then_some(&self.repeating), ceiling)?;
         let same = self.known.as_ref().filter(|note| note.problem == problem.as_str());
         let since = same.map_or(now, |note| note.since);
         Some(Note { problem: problem.as_str().to_owned(), since, detail })

@@ -81,14 +81,15 @@ pub(super) enum Ceiling {
     Usual(u64),
 }
 
-/// What is wrong with a run, and what was seen.
+/// What is wrong with a run, and what was seen. Without a rule nothing is looked for that repeats.
 pub(super) fn find(
     run: &Run,
-    repeats: &RepeatRule,
+    repeats: Option<&RepeatRule>,
     ceiling: Option<Ceiling>,
 ) -> Option<(Problem, String)> {
     // A run that has reached its end did not repeat itself for ever.
     if run.status != Status::Succeeded
+        && let Some(repeats) = repeats
         && let Some(detail) = repeats::repeating(&run.messages, repeats)
     {
         return Some((Problem::Repeating, detail));

@@ -15,6 +15,7 @@ mod code;
 mod crash_store;
 mod examples;
 mod labels;
+mod memory;
 mod once;
 mod outside;
 mod postgres;

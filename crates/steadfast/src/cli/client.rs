@@ -72,6 +72,29 @@ impl Client {
         read(self.send(self.request(Method::POST, path).json(body)).await?).await
     }
 
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        body: &Value,
+    ) -> anyhow::Result<Answer<T>> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.base), query)?;
+        read(self.send(self.http.put(url).json(body)).await?).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Answer<()>> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.base), query)?;
+        let response = self.send(self.http.delete(url)).await?;
+        if response.status().is_success() {
+            return Ok(Answer::Ok(()));
+        }
+        Ok(Answer::Refused(refusal(response).await))
+    }
+
     /// Opens a stream of server-sent events that begins after the event of that number.
     pub(super) async fn stream(&self, path: &str, after: u64) -> anyhow::Result<Answer<Response>> {
         let mut request = self.request(Method::GET, path).header("accept", "text/event-stream");

@@ -1,6 +1,7 @@
 //! The command line: data on standard output, talk on standard error, the exit code tells the result.
 
 mod client;
+mod facts;
 mod guards;
 mod init;
 mod local;
@@ -12,6 +13,7 @@ mod serve;
 mod store;
 mod watch;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,8 +31,8 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `schedules` and `guards` talk
-    /// to.
+    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `facts`, `schedules` and
+    /// `guards` talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -159,6 +161,13 @@ enum Command {
         store: Option<String>,
         #[command(subcommand)]
         action: store::StoreAction,
+    },
+    /// Look at what runs have remembered, and change it.
+    Facts {
+        #[command(flatten)]
+        whose: facts::Whose,
+        #[command(subcommand)]
+        action: facts::FactAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     Sim {
@@ -316,6 +325,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Ps(which) => ps::list(&client()?, which, output).await,
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
         Command::Schedules { action } => schedules::schedules(&client()?, action, output).await,
+        Command::Facts { whose, action } => facts::facts(&client()?, &whose, action, output).await,
         Command::Show { run } => remote::show(&client()?, run, output).await,
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
@@ -354,7 +364,10 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     let level = config.log.level.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(format!("{level},rmcp=error"))
         .map_err(|error| anyhow::anyhow!("`log.level` is `{level}`: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Pretty => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

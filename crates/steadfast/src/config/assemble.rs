@@ -286,6 +286,9 @@ fn add_tools(
 ) -> Result<CatalogBuilder, ConfigError> {
     let mut builder = builder.tool(Arc::new(ReportProgress::new()));
     for (name, section) in &config.tools {
+        if let Some(rule) = section.memory() {
+            builder = builder.memory(rule);
+        }
         for tool in tools_of(config, owner, name, section)? {
             builder = builder.tool(tool);
         }
@@ -352,6 +355,8 @@ fn tools_of(
             };
             vec![Arc::new(RunCommand::new(options, owner.clone()))]
         }
+        // The runtime makes these itself.
+        ToolSection::Memory { .. } => Vec::new(),
         ToolSection::HttpGet { hosts } => {
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
             let tool = HttpGet::new(&HttpGetOptions::new(&hosts));

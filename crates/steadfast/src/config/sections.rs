@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
-use steadfast_runtime::{AgentSpec, CatchUp, Overlap, RepeatRule};
+use steadfast_runtime::{AgentSpec, CatchUp, MemoryRule, MemoryScope, Overlap, RepeatRule};
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -312,11 +312,39 @@ pub(crate) enum ToolSection {
         #[serde(default = "once")]
         effect: Effect,
     },
+    /// `remember`, `recall`, `forget` and `list_facts`: facts that outlive the run.
+    Memory {
+        /// Who shares them: `tenant`, `agent` (default) or `session`.
+        #[serde(default)]
+        scope: MemoryScope,
+        /// Put before the tools' names. Default: nothing.
+        #[serde(default)]
+        prefix: String,
+        /// For how long a fact holds. Default: for ever.
+        #[serde(default, with = "humantime_serde::option")]
+        keep: Option<Duration>,
+        /// Longest value, in bytes. Default 16384.
+        value_bytes_max: Option<usize>,
+    },
     /// `http_get`, from some hosts only.
     HttpGet {
         /// The hosts: `example.org` or `*.example.org`.
         hosts: Vec<String>,
     },
+}
+
+impl ToolSection {
+    /// The memory that it describes, if it is one.
+    pub(super) fn memory(&self) -> Option<MemoryRule> {
+        let Self::Memory { scope, prefix, keep, value_bytes_max } = self else { return None };
+        let default = MemoryRule::default();
+        Some(MemoryRule {
+            scope: *scope,
+            prefix: prefix.clone(),
+            keep: *keep,
+            value_bytes_max: value_bytes_max.unwrap_or(default.value_bytes_max),
+        })
+    }
 }
 
 const fn once() -> Effect {

@@ -173,7 +173,7 @@ fn link(query: &ListQuery, state: Option<&str>, before: Option<&str>) -> String 
 }
 
 /// Percent-encodes everything that is not unreserved (RFC 3986, section 2.3).
-fn escape(value: &str, into: &mut String) {
+pub(super) fn escape(value: &str, into: &mut String) {
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             into.push(char::from(byte));

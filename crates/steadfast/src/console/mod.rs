@@ -7,6 +7,7 @@
 mod assets;
 mod detail;
 mod errors;
+mod facts;
 mod guards;
 mod list;
 mod live;
@@ -34,6 +35,8 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/console/console.css", get(assets::style))
         .route("/console/icon.svg", get(assets::icon))
         .route("/errors/{code}", get(errors::page))
+        .route("/console/facts", get(facts::page))
+        .route("/console/facts/{key}/forget", post(facts::forget))
         .route("/console/guards", get(guards::page))
         .route("/console/guards/live", get(guards::live_rows))
         .route("/console/guards/{name}/{action}", post(guards::change))

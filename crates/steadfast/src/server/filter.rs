@@ -166,7 +166,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn filter(query: ListQuery) -> RunFilter {
+    fn filter(query: &ListQuery) -> RunFilter {
         match query.filter(NOW) {
             Ok(filter) => filter,
             Err(problem) => panic!("{}", problem.detail),
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_time_is_a_date_a_number_or_how_long_ago() {
         let since = |text: &str| {
-            filter(ListQuery { since: Some(text.to_owned()), ..ListQuery::default() }).since
+            filter(&ListQuery { since: Some(text.to_owned()), ..ListQuery::default() }).since
         };
         assert_eq!(since("2h"), Some(Timestamp(NOW.0 - 7_200_000)));
         assert_eq!(since("1700000000000"), Some(Timestamp(1_700_000_000_000)));
@@ -190,8 +190,8 @@ mod tests {
     #[test]
     fn problems_are_any_or_named_and_a_wrong_one_is_told_the_right_ones() {
         let of = |text: &str| ListQuery { problem: Some(text.to_owned()), ..ListQuery::default() };
-        assert!(filter(of("any")).any_problem);
-        assert_eq!(filter(of("stuck,costly")).problems, ["stuck", "costly"]);
+        assert!(filter(&of("any")).any_problem);
+        assert_eq!(filter(&of("stuck,costly")).problems, ["stuck", "costly"]);
         let detail = of("stcuk").filter(NOW).expect_err("no such problem").detail;
         assert!(detail.contains("stuck") && detail.contains("any"), "{detail}");
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_search_has_words_and_not_too_many_of_them() {
         let of = |text: String| ListQuery { text: Some(text), ..ListQuery::default() };
-        assert_eq!(filter(of("  late  invoice ".to_owned())).text, ["late", "invoice"]);
+        assert_eq!(filter(&of("  late  invoice ".to_owned())).text, ["late", "invoice"]);
         assert!(of("word ".repeat(WORDS_MAX + 1)).filter(NOW).is_err());
     }
 }

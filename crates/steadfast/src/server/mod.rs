@@ -7,6 +7,7 @@
 mod catalog;
 mod events;
 mod extract;
+mod facts;
 mod filter;
 mod gate;
 mod guards;
@@ -26,6 +27,7 @@ use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
 pub(crate) use events::{grown, live};
 pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use facts::{FactPage, FactsOf};
 pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
 pub(crate) use problem::Problem;
@@ -80,6 +82,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/cancel", post(runs::cancel)),
         ("/api/v1/runs/{id}/resume", post(runs::resume)),
         ("/api/v1/runs/{id}/signals", post(signals::signal)),
+        ("/api/v1/facts", get(facts::list)),
+        ("/api/v1/facts/{key}", get(facts::show).put(facts::set).delete(facts::forget)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/schedules", get(schedules::list)),
         ("/api/v1/schedules/{name}/run", post(schedules::run)),

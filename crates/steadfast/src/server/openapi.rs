@@ -41,6 +41,23 @@ const SINCE: &str = "Only created at or after this time: RFC 3339, milliseconds 
 
 const AFTER: (&str, Type, &str) = ("after", Type::Integer, "Only events after this one.");
 
+type Query = (&'static str, Type, &'static str);
+
+const WHOSE: &[Query] = &[
+    ("tenant", Type::String, "Whose; `default` if absent."),
+    ("agent", Type::String, "Of this agent of the tenant."),
+    ("session", Type::String, "Of this session of the tenant."),
+];
+
+const FACTS_OF: &[Query] = &[
+    ("tenant", Type::String, "Whose; `default` if absent."),
+    ("agent", Type::String, "Of this agent of the tenant."),
+    ("session", Type::String, "Of this session of the tenant."),
+    ("prefix", Type::String, "Only keys that begin so."),
+    ("after", Type::String, "The `next` of the page before."),
+    ("limit", Type::Integer, "Facts on the page, 1 to 500; 100 if absent."),
+];
+
 const OPERATIONS: &[Operation] = &[
     Operation {
         method: HttpMethod::Get,
@@ -126,6 +143,36 @@ const OPERATIONS: &[Operation] = &[
         body: Some("SignalRun"),
         answers: &[("201", JSON, Answer::One("Run")), ("200", JSON, Answer::One("Run"))],
         problems: &["400", "404", "409", "413", "415"],
+    },
+    Operation {
+        query: FACTS_OF,
+        answers: &[("200", JSON, Answer::One("FactPage"))],
+        problems: &["400"],
+        ..read(
+            "/api/v1/facts",
+            "Lists what is remembered for a tenant, an agent or a session, by key.",
+        )
+    },
+    Operation {
+        query: WHOSE,
+        answers: &[("200", JSON, Answer::One("Fact"))],
+        problems: &["400", "404"],
+        ..read("/api/v1/facts/{key}", "Shows a fact.")
+    },
+    Operation {
+        method: HttpMethod::Put,
+        query: WHOSE,
+        body: Some("SetFact"),
+        answers: &[("200", JSON, Answer::One("Fact"))],
+        problems: &["400", "404", "413", "415"],
+        ..read("/api/v1/facts/{key}", "Makes a fact true. The answer is sent once it is on disk.")
+    },
+    Operation {
+        method: HttpMethod::Delete,
+        query: WHOSE,
+        answers: &[("204", TEXT, Answer::Text)],
+        problems: &["400"],
+        ..read("/api/v1/facts/{key}", "Forgets a fact.")
     },
     Operation {
         answers: &[("200", JSON, Answer::List("Agent"))],
@@ -225,6 +272,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
     for (name, meaning) in [
         ("id", "The run."),
         ("name", "The schedule, or the dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
+        ("key", "The fact's key."),
         ("action", "`open`, `close`, `measure` or `auto`."),
     ] {
         if operation.path.contains(&format!("{{{name}}}")) {
@@ -236,7 +284,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
     }
     if let Some(body) = operation.body {
-        let required = if ["SubmitRun", "SignalRun"].contains(&body) {
+        let required = if ["SubmitRun", "SignalRun", "SetFact"].contains(&body) {
             Required::True
         } else {
             Required::False

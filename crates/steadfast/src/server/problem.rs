@@ -126,6 +126,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Request not understood", detail)
     }
 
+    pub(crate) fn unknown_fact(key: &str) -> Self {
+        let detail =
+            format!("nothing is known under `{key}`; `steadfast facts list` shows what is");
+        Self::new(StatusCode::NOT_FOUND, "unknown_fact", "No such fact", detail)
+    }
+
     pub(crate) fn unknown_code(code: &str) -> Self {
         let detail = format!("there is no error `{code}`; the list is in the documentation");
         Self::new(StatusCode::NOT_FOUND, "unknown_route", "No such route", detail)

@@ -17,7 +17,10 @@ fn add(folder: &Path, lines: &str) {
 /// The example with a schedule that fires once a year.
 fn scheduled() -> (tempfile::TempDir, std::path::PathBuf) {
     let (temporary, folder) = example("report");
-    add(&folder, "[schedules.yearly]\ncron = \"0 6 1 1 *\"\ntimezone = \"Europe/Zurich\"\nagent = \"report\"");
+    add(
+        &folder,
+        "[schedules.yearly]\ncron = \"0 6 1 1 *\"\ntimezone = \"Europe/Zurich\"\nagent = \"report\"",
+    );
     (temporary, folder)
 }
 
@@ -34,8 +37,9 @@ fn a_schedule_is_listed_run_by_hand_and_shown() {
     let listed = run(&folder, &["schedules", "--server", &url, "--output", "json"]);
     let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
     assert_eq!((&listed[0]["catch_up"], &listed[0]["last"]), (&"last".into(), &Value::Null));
-    let page = request(&server.address, "GET /console/schedules HTTP/1.1\r\n", "");
-    assert!(page.contains("id=\"schedule-yearly\""), "{page}");
+    let head = format!("GET /console/schedules HTTP/1.1\r\nhost: {}", server.address);
+    let (status, page) = request(&server.address, &head, b"");
+    assert!(status == 200 && page.contains("id=\"schedule-yearly\""), "{status} {page}");
 
     let submitted = run(&folder, &["schedules", "run", "yearly", "--server", &url]);
     let id = text(&submitted.stdout).trim().to_owned();

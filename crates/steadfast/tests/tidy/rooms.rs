@@ -6,8 +6,10 @@ use super::{Source, none, sources};
 
 /// Files that cargo begins with.
 fn is_beginning(path: &str) -> bool {
-    let beginnings = ["/src/lib.rs", "/src/main.rs", "/tests/it/main.rs", "/tests/tidy/main.rs"];
-    beginnings.iter().any(|end| path.ends_with(end))
+    let tests = path.contains("/tests/") && path.matches('/').count() == 4;
+    path.ends_with("/src/lib.rs")
+        || path.ends_with("/src/main.rs")
+        || (tests && path.ends_with("/main.rs"))
 }
 
 /// The modules that a file declares without a body.

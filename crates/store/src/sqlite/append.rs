@@ -4,6 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::schema::{self, disposition_columns, head_columns};
+use super::seal::seal;
 use super::writer::{Failure, Write};
 use super::{facts, keys, mail};
 use crate::rules::{self, Standing};
@@ -291,10 +292,14 @@ fn insert_events(
     at: Timestamp,
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO event (run, seq, at, kind, version, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO event (run, seq, at, kind, version, body, seal) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     for (seq, event) in (after + 1..).zip(events) {
-        insert.execute(params![run, seq, at.0, event.kind, event.version, event.body.as_ref()])?;
+        let NewEvent { kind, version, body } = event;
+        let numbers = [run, seq.cast_signed(), at.0, i64::from(*version)];
+        let seal = seal(&numbers, &[kind.as_bytes(), body]);
+        insert.execute(params![run, seq, at.0, kind, version, body.as_ref(), seal])?;
     }
     Ok(())
 }
@@ -323,9 +328,9 @@ fn insert_checkpoint(
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO checkpoint (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO checkpoint (run, seq, at, body, seal) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![run, seq, at.0, body])?;
+        .execute(params![run, seq, at.0, body, seal(&[run, seq.cast_signed(), at.0], &[body])])?;
     connection
         .prepare_cached(
             "DELETE FROM checkpoint WHERE run = ?1 AND seq <= (SELECT seq FROM checkpoint \

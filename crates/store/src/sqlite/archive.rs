@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{self, head_columns};
 use super::writer::Failure;
-use super::{SqliteStore, at_read, open, restore};
+use super::{SqliteStore, at_read, open, restore, seal};
 use crate::archive::{AnswerRecord, PageOfRecords};
 use crate::{Archive, BlobHash, Dump, Record, Restore, RunId, RunRecord, StoreError, Timestamp};
 
@@ -74,7 +74,7 @@ fn rows(
     sql: &str,
     place: &mut Place,
     page: &mut PageOfRecords,
-    record: impl Fn(&Row<'_>) -> rusqlite::Result<Record>,
+    record: impl Fn(&Row<'_>) -> Result<Record, Failure>,
 ) -> Result<(), Failure> {
     let mut select = connection.prepare_cached(sql)?;
     let mut rows = select.query([place.after])?;
@@ -123,17 +123,17 @@ fn events(
     place: &mut Place,
     page: &mut PageOfRecords,
 ) -> Result<(), Failure> {
-    let sql = "SELECT pos, run.id, seq, at, kind, version, body FROM event JOIN run USING (run) \
-               WHERE pos > ?1 ORDER BY pos";
+    let sql = "SELECT pos, run.id, seq, at, kind, version, body, seal, run.run FROM event \
+               JOIN run USING (run) WHERE pos > ?1 ORDER BY pos";
     rows(connection, sql, place, page, |row| {
-        Ok(Record::Event {
-            run: id(row, 1)?,
-            seq: row.get(2)?,
-            at: Timestamp(row.get(3)?),
-            kind: row.get(4)?,
-            version: row.get(5)?,
-            body: bytes(row, 6)?,
-        })
+        let (run, seq, at) = (id(row, 1)?, row.get::<_, u64>(2)?, row.get(3)?);
+        let (kind, version, body) =
+            (row.get::<_, String>(4)?, row.get::<_, u16>(5)?, bytes(row, 6)?);
+        let numbers = [row.get(8)?, seq.cast_signed(), at, i64::from(version)];
+        if !seal::is_whole(row.get(7)?, &numbers, &[kind.as_bytes(), &body]) {
+            return Err(seal::broken(&format!("event {seq} of run {run}")));
+        }
+        Ok(Record::Event { run, seq, at: Timestamp(at), kind, version, body })
     })
 }
 
@@ -142,11 +142,16 @@ fn checkpoints(
     place: &mut Place,
     page: &mut PageOfRecords,
 ) -> Result<(), Failure> {
-    let sql = "SELECT checkpoint.rowid, run.id, seq, at, body FROM checkpoint JOIN run USING (run) \
-               WHERE checkpoint.rowid > ?1 ORDER BY checkpoint.rowid";
+    let sql = "SELECT checkpoint.rowid, run.id, seq, at, body, seal, run.run FROM checkpoint \
+               JOIN run USING (run) WHERE checkpoint.rowid > ?1 ORDER BY checkpoint.rowid";
     rows(connection, sql, place, page, |row| {
-        let (run, seq, at) = (id(row, 1)?, row.get(2)?, Timestamp(row.get(3)?));
-        Ok(Record::Checkpoint { run, seq, at, body: bytes(row, 4)? })
+        let (run, seq, at) = (id(row, 1)?, row.get::<_, u64>(2)?, row.get(3)?);
+        let body = bytes(row, 4)?;
+        let numbers = [row.get(6)?, seq.cast_signed(), at];
+        if !seal::is_whole(row.get(5)?, &numbers, &[&body]) {
+            return Err(seal::broken(&format!("checkpoint {seq} of run {run}")));
+        }
+        Ok(Record::Checkpoint { run, seq, at: Timestamp(at), body })
     })
 }
 

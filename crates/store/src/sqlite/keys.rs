@@ -3,10 +3,11 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::lease;
+use super::seal::seal;
 use super::writer::{Failure, Write};
 use crate::clock::millis;
 use crate::rules::{self, SettledKey, StoredKey};
-use crate::{BlobHash, KeyClaim, KeyEnd, KeySettlement, KeyStanding, NodeId, Timestamp};
+use crate::{BlobHash, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NodeId, Timestamp};
 
 impl Write for KeyClaim {
     type Answer = KeyStanding;
@@ -23,8 +24,8 @@ impl Write for KeyClaim {
         if standing == KeyStanding::Claimed {
             connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO operation (scope, key, digest, owner, node, since) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    "INSERT OR REPLACE INTO operation (scope, key, digest, owner, node, since, seal) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 )?
                 .execute(params![
                     self.name.scope,
@@ -32,18 +33,33 @@ impl Write for KeyClaim {
                     self.digest.0,
                     self.owner,
                     self.node.as_str(),
-                    at.0
+                    at.0,
+                    claim_seal(&self.name, &self.digest, (&self.owner, &self.node), at)
                 ])?;
         }
         Ok(standing)
     }
 }
 
-fn stored(connection: &Connection, claim: &KeyClaim) -> rusqlite::Result<Option<StoredKey>> {
-    connection
+fn claim_seal(
+    name: &KeyName,
+    digest: &BlobHash,
+    (owner, node): (&str, &NodeId),
+    since: Timestamp,
+) -> i64 {
+    let texts = [&name.scope, &name.key, owner, node.as_str()].map(str::as_bytes);
+    seal(&[since.0], &[texts[0], texts[1], texts[2], texts[3], &digest.0])
+}
+
+fn answer_seal(name: &KeyName, answer: &[u8], at: Timestamp, expires_at: Timestamp) -> i64 {
+    seal(&[at.0, expires_at.0], &[name.scope.as_bytes(), name.key.as_bytes(), answer])
+}
+
+fn stored(connection: &Connection, claim: &KeyClaim) -> Result<Option<StoredKey>, Failure> {
+    let found = connection
         .prepare_cached(
-            "SELECT digest, owner, since, answer, settled_at, expires_at, node FROM operation \
-             WHERE scope = ?1 AND key = ?2",
+            "SELECT digest, owner, since, answer, settled_at, expires_at, node, seal, answer_seal \
+             FROM operation WHERE scope = ?1 AND key = ?2",
         )?
         .query_row(params![claim.name.scope, claim.name.key], |row| {
             let answer: Option<Vec<u8>> = row.get(3)?;
@@ -55,15 +71,29 @@ fn stored(connection: &Connection, claim: &KeyClaim) -> rusqlite::Result<Option<
                     expires_at: Timestamp(row.get(5)?),
                 }),
             };
-            Ok(StoredKey {
+            let stored = StoredKey {
                 digest: BlobHash(row.get(0)?),
                 owner: row.get(1)?,
                 node: NodeId::from(row.get::<_, String>(6)?),
                 since: Timestamp(row.get(2)?),
                 settled,
-            })
+            };
+            Ok((stored, row.get::<_, Option<i64>>(7)?, row.get::<_, Option<i64>>(8)?))
         })
-        .optional()
+        .optional()?;
+    let Some((stored, claimed, answered)) = found else { return Ok(None) };
+    let StoredKey { digest, owner, node, since, settled } = &stored;
+    let is_claim = |seal| seal == claim_seal(&claim.name, digest, (owner, node), *since);
+    let is_answer = match settled {
+        None => answered.is_none(),
+        Some(SettledKey { answer, at, expires_at }) => {
+            answered.is_none_or(|seal| seal == answer_seal(&claim.name, answer, *at, *expires_at))
+        }
+    };
+    if claimed.is_none_or(is_claim) && is_answer {
+        return Ok(Some(stored));
+    }
+    Err(super::seal::broken(&format!("what is recorded under the key `{}`", claim.name.key)))
 }
 
 impl Write for KeySettlement {
@@ -88,19 +118,23 @@ pub(super) fn settle(
 ) -> rusqlite::Result<()> {
     let KeySettlement { name, owner, end } = settlement;
     match end {
-        KeyEnd::Recorded { answer, keep } => connection
-            .prepare_cached(
-                "UPDATE operation SET answer = ?4, settled_at = ?5, expires_at = ?6 \
-                 WHERE scope = ?1 AND key = ?2 AND owner = ?3 AND answer IS NULL",
-            )?
-            .execute(params![
-                name.scope,
-                name.key,
-                owner,
-                answer.as_ref(),
-                at.0,
-                at.0.saturating_add(millis(Some(*keep)))
-            ])?,
+        KeyEnd::Recorded { answer, keep } => {
+            let expires_at = Timestamp(at.0.saturating_add(millis(Some(*keep))));
+            connection
+                .prepare_cached(
+                    "UPDATE operation SET answer = ?4, settled_at = ?5, expires_at = ?6, \
+                 answer_seal = ?7 WHERE scope = ?1 AND key = ?2 AND owner = ?3 AND answer IS NULL",
+                )?
+                .execute(params![
+                    name.scope,
+                    name.key,
+                    owner,
+                    answer.as_ref(),
+                    at.0,
+                    expires_at.0,
+                    answer_seal(name, answer, at, expires_at)
+                ])?
+        }
         KeyEnd::Released => connection
             .prepare_cached(
                 "DELETE FROM operation \

@@ -18,6 +18,7 @@ mod prune;
 mod read;
 mod restore;
 mod schema;
+mod seal;
 mod writer;
 
 #[cfg(test)]
@@ -322,7 +323,7 @@ impl Store for SqliteStore {
 fn at_read(path: &Path, failure: Failure) -> StoreError {
     match failure {
         Failure::Refused(refusal) => refusal,
-        Failure::Damaged(problem) => damaged(path, problem),
+        Failure::Damaged(problem) | Failure::Torn(problem) => damaged(path, problem),
         Failure::Broken(problem) => unavailable(path, problem),
     }
 }

@@ -360,6 +360,23 @@ pub(super) fn at_open(path: &Path, error: &rusqlite::Error) -> StoreError {
             place: path.display().to_string(),
             problem: with_remedy(error),
         },
+        None if matches!(error, rusqlite::Error::InvalidParameterName(_)) => {
+            unavailable(path, error.to_string())
+        }
+        // A statement or a row that does not fit: the tables are not those of the version in the header.
+        Some(ErrorCode::Unknown) | None => {
+            let reason = match error {
+                rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+                other => other.to_string(),
+            };
+            StoreError::Damaged {
+                what: "the database file",
+                place: path.display().to_string(),
+                problem: format!(
+                    "its tables are not those of its version ({reason}); restore it from a backup"
+                ),
+            }
+        }
         _ => unavailable(path, with_remedy(error)),
     }
 }

@@ -5,6 +5,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::schema::{self, head_columns};
+use super::seal;
 use super::writer::Failure;
 use crate::{
     BlobHash, Checkpoint, Fact, FactFilter, FactName, Letter, Page, RunFilter, RunHead, RunId,
@@ -25,35 +26,77 @@ pub(super) fn events(
     after: u64,
     limit: usize,
 ) -> Result<Vec<StoredEvent>, Failure> {
-    let number = number(connection, run)?;
-    let after = i64::try_from(after).unwrap_or(i64::MAX);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut select = connection.prepare_cached(
-        "SELECT seq, at, kind, version, body FROM event WHERE run = ?1 AND seq > ?2 \
+    // One snapshot: the card says how many events there are.
+    let snapshot = connection.unchecked_transaction()?;
+    let (number, head_seq): (i64, u64) = snapshot
+        .prepare_cached("SELECT run, head_seq FROM run WHERE id = ?1")?
+        .query_row([run.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?
+        .ok_or(Failure::Refused(StoreError::NotFound { run }))?;
+    let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut select = snapshot.prepare_cached(
+        "SELECT seq, at, kind, version, body, seal FROM event WHERE run = ?1 AND seq > ?2 \
          ORDER BY seq LIMIT ?3",
     )?;
-    let events = select.query_map(params![number, after, limit], |row| {
-        Ok(StoredEvent {
+    let first = i64::try_from(after).unwrap_or(i64::MAX);
+    let sealed = select.query_map(params![number, first, rows], |row| {
+        let event = StoredEvent {
             seq: row.get(0)?,
             at: Timestamp(row.get(1)?),
             kind: row.get(2)?,
             version: row.get(3)?,
             body: row.get::<_, Vec<u8>>(4)?.into(),
-        })
+        };
+        Ok((event, row.get(5)?))
     })?;
-    Ok(events.collect::<Result<_, _>>()?)
+    let mut events = Vec::new();
+    for sealed in sealed {
+        let (event, seal) = sealed?;
+        let StoredEvent { seq, at, kind, version, body } = &event;
+        let numbers = [number, seq.cast_signed(), at.0, i64::from(*version)];
+        if !seal::is_whole(seal, &numbers, &[kind.as_bytes(), body]) {
+            return Err(seal::broken(&format!("event {seq} of run {run}")));
+        }
+        events.push(event);
+    }
+    check_count(run, after, limit, head_seq, &events)?;
+    Ok(events)
+}
+
+/// An index that lost an entry would hide an event.
+fn check_count(
+    run: RunId,
+    after: u64,
+    limit: usize,
+    head_seq: u64,
+    events: &[StoredEvent],
+) -> Result<(), Failure> {
+    let end = events.last().map_or(after, |last| last.seq);
+    let mut numbered = (1..).zip(events);
+    let is_gapless = numbered.all(|(n, event)| after.checked_add(n) == Some(event.seq));
+    let is_cut = events.len() < limit && end < head_seq;
+    if is_gapless && !is_cut && (end <= head_seq || events.is_empty()) {
+        return Ok(());
+    }
+    let problem = format!(
+        "run {run} should have events {} to {head_seq} here, and some are missing; restore it from a \
+         backup",
+        after.saturating_add(1)
+    );
+    Err(Failure::Damaged(problem))
 }
 
 pub(super) fn checkpoints(connection: &Connection, run: RunId) -> Result<Vec<Checkpoint>, Failure> {
     let number = number(connection, run)?;
-    let mut select = connection
-        .prepare_cached("SELECT seq, at, body FROM checkpoint WHERE run = ?1 ORDER BY seq DESC")?;
+    let mut select = connection.prepare_cached(
+        "SELECT seq, at, body, seal FROM checkpoint WHERE run = ?1 ORDER BY seq DESC",
+    )?;
     let checkpoints = select.query_map([number], |row| {
-        Ok(Checkpoint {
-            seq: row.get(0)?,
-            at: Timestamp(row.get(1)?),
-            body: row.get::<_, Vec<u8>>(2)?.into(),
-        })
+        let (seq, at): (u64, i64) = (row.get(0)?, row.get(1)?);
+        let body: Vec<u8> = row.get(2)?;
+        let is_whole = seal::is_whole(row.get(3)?, &[number, seq.cast_signed(), at], &[&body]);
+        let body = if is_whole { Bytes::from(body) } else { Bytes::new() };
+        Ok(Checkpoint { seq, at: Timestamp(at), body })
     })?;
     Ok(checkpoints.collect::<Result<_, _>>()?)
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::append::{insert_finds, insert_run};
+use super::seal::seal;
 use super::writer::Failure;
 use super::{at_read, open, unavailable};
 use crate::rules::misuse;
@@ -129,17 +130,24 @@ impl Filling {
         record.check().map_err(Failure::Refused)?;
         match record {
             Record::Run(run) => self.take_run(*run)?,
-            Record::Event { run, seq, at, kind, version, body } => self.insert(
-                Some(run),
-                "INSERT INTO event (run, seq, at, kind, version, body) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                &[&seq, &at.0, &kind, &version, &body.as_ref()],
-            )?,
-            Record::Checkpoint { run, seq, at, body } => self.insert(
-                Some(run),
-                "INSERT INTO checkpoint (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)",
-                &[&seq, &at.0, &body.as_ref()],
-            )?,
+            Record::Event { run, seq, at, kind, version, body } => {
+                let numbers = [self.number(run)?, seq.cast_signed(), at.0, i64::from(version)];
+                let seal = seal(&numbers, &[kind.as_bytes(), &body]);
+                self.insert(
+                    Some(run),
+                    "INSERT INTO event (run, seq, at, kind, version, body, seal) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    &[&seq, &at.0, &kind, &version, &body.as_ref(), &seal],
+                )?;
+            }
+            Record::Checkpoint { run, seq, at, body } => {
+                let seal = seal(&[self.number(run)?, seq.cast_signed(), at.0], &[&body]);
+                self.insert(
+                    Some(run),
+                    "INSERT INTO checkpoint (run, seq, at, body, seal) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    &[&seq, &at.0, &body.as_ref(), &seal],
+                )?;
+            }
             Record::Blob { hash, body } => drop(
                 self.connection
                     .prepare_cached("INSERT INTO blob (hash, body) VALUES (?1, ?2)")?

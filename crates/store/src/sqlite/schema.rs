@@ -8,10 +8,10 @@ use crate::{Disposition, NodeId, RunHead, RunId, Timestamp};
 pub(super) const APPLICATION_ID: i64 = 0x5354_4446;
 
 /// The version that a store has after [`migrate`].
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// `MIGRATIONS[n]` leads from version n to version n + 1. A released one never changes.
-const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 // The indexes on `run` hold no column that an ordinary append changes, or are partial and do not
 // cover a held run: an append rewrites one row of `run` and no index of it.
@@ -124,6 +124,14 @@ const VERSION_3: &str = "
         STRICT, WITHOUT ROWID;
     CREATE INDEX blob_ref_hash ON blob_ref (hash);
     INSERT INTO blob_ref (run, hash) SELECT 0, hash FROM blob;
+";
+
+// What was written before has no seal.
+const VERSION_4: &str = "
+    ALTER TABLE event ADD COLUMN seal INTEGER;
+    ALTER TABLE checkpoint ADD COLUMN seal INTEGER;
+    ALTER TABLE operation ADD COLUMN seal INTEGER;
+    ALTER TABLE operation ADD COLUMN answer_seal INTEGER;
 ";
 
 /// Brings a store from version `found` to [`VERSION`], in one transaction: a crash leaves the old

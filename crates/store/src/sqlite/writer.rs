@@ -36,6 +36,8 @@ pub(super) enum Failure {
     Refused(StoreError),
     /// A stored value is not what the schema says; found while reading.
     Damaged(String),
+    /// The file is not whole, found while reading or in the middle of writing.
+    Torn(String),
     /// The medium is at fault.
     Broken(String),
 }
@@ -45,7 +47,7 @@ impl Failure {
     pub(super) fn spare<T: Default>(self) -> Result<T, Self> {
         match self {
             Self::Refused(_) => Ok(T::default()),
-            Self::Damaged(_) | Self::Broken(_) => Err(self),
+            Self::Damaged(_) | Self::Torn(_) | Self::Broken(_) => Err(self),
         }
     }
 }
@@ -57,7 +59,10 @@ impl From<rusqlite::Error> for Failure {
             Error::FromSqlConversionFailure(..)
             | Error::IntegralValueOutOfRange(..)
             | Error::InvalidColumnType(..)
-            | Error::Utf8Error(..) => Self::Damaged(error.to_string()),
+            | Error::Utf8Error(..) => Self::Damaged(format!("{error}; restore it from a backup")),
+            error if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+                Self::Torn(with_remedy(&error))
+            }
             error => Self::Broken(with_remedy(&error)),
         }
     }
@@ -66,7 +71,14 @@ impl From<rusqlite::Error> for Failure {
 /// What the medium did, and what to do about it.
 pub(super) fn with_remedy(error: &rusqlite::Error) -> String {
     let remedy = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "restore it from a backup",
+        Some(
+            ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            // No statement here breaks a constraint, and all fit the schema, while the file is whole.
+            | ErrorCode::ConstraintViolation
+            | ErrorCode::Unknown,
+        )
+        | None => "restore it from a backup",
         Some(ErrorCode::DiskFull) => "free some space and start again",
         Some(ErrorCode::SystemIoFailure) => {
             "the disk failed or was taken away: the system's log says more; mend it and start again"
@@ -122,7 +134,8 @@ impl<W: Write> Task for Request<W> {
             Ok(answer) => Ok(answer),
             Err(Failure::Refused(refusal)) => Err(refusal),
             Err(Failure::Damaged(problem)) => Err(super::damaged(&writer.path, problem)),
-            Err(Failure::Broken(problem)) => return Err(problem),
+            // Part of it may have been written: the transaction must not be committed.
+            Err(Failure::Torn(problem) | Failure::Broken(problem)) => return Err(problem),
         });
         Ok(())
     }
@@ -375,7 +388,9 @@ impl Writer {
         let run =
             |connection: &Connection, sql| connection.prepare_cached(sql)?.execute([]).map(|_| ());
         let text = |error: rusqlite::Error| match Failure::from(error) {
-            Failure::Damaged(problem) | Failure::Broken(problem) => problem,
+            Failure::Damaged(problem) | Failure::Torn(problem) | Failure::Broken(problem) => {
+                problem
+            }
             Failure::Refused(refusal) => refusal.to_string(),
         };
         run(&self.connection, "BEGIN IMMEDIATE").map_err(text)?;

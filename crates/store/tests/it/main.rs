@@ -9,6 +9,8 @@
 
 mod alike;
 #[cfg(target_os = "linux")]
+mod damage;
+#[cfg(target_os = "linux")]
 mod medium;
 mod memory;
 mod postgres;
@@ -16,3 +18,5 @@ mod postgres_server;
 #[cfg(target_os = "linux")]
 mod power;
 mod sqlite;
+#[cfg(target_os = "linux")]
+mod trouble;

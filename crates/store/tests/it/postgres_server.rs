@@ -131,8 +131,12 @@ impl Server {
     }
 }
 
+/// A port that is free, and below those that systems give to connections: while the server is restarted,
+/// nobody else may get it.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
+    let first = 12_000 + u16::try_from(std::process::id() % 20_000).expect("small");
+    let mut ports = (first..32_000).chain(12_000..first);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
 }
 
 fn guard(folder: &Path, programs: &Path) -> Child {

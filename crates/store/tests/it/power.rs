@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use steadfast_store::{
     Append, Blob, BlobHash, Caps, Catalog as _, Disposition, Fence, HeadUpdate, Journal as _,
     KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, Keys as _, Leases as _, NewEvent,
-    NewRun, NodeId, RunFilter, RunId, SqliteOptions, SqliteStore, Store as _,
+    NewRun, NodeId, RunFilter, RunId, SqliteOptions, SqliteStore, Store as _, StoreError,
 };
 
 use crate::medium::Medium;
@@ -27,7 +27,7 @@ const APPENDS: u64 = 16;
 const IMAGES: usize = 320;
 
 /// The log is moved into the file often.
-fn open(folder: &Path) -> Result<SqliteStore, steadfast_store::StoreError> {
+fn open(folder: &Path) -> Result<SqliteStore, StoreError> {
     let options = SqliteOptions { checkpoint_wal_bytes: 96 * 1024, ..SqliteOptions::default() };
     SqliteStore::open(folder.join("steadfast.db"), options)
 }
@@ -102,40 +102,66 @@ async fn append(store: &SqliteStore, node: &NodeId, (run, epoch): (u8, u64), las
 }
 
 /// Nodes come and go; each writes to every run at once.
-async fn write(folder: &Path) {
-    for session in 0..SESSIONS {
-        let store = Arc::new(open(folder).unwrap());
-        let node = NodeId::generate();
-        store.renew(&node, Duration::from_secs(60)).await.unwrap();
-        if session == 0 {
-            for run in 1..=RUNS {
-                create(&store, run).await;
-            }
-        }
-        let claimed = store.claim(&node, 99, &Caps::default()).await.unwrap();
-        assert_eq!(claimed.len(), usize::from(RUNS));
-        let mut writers = tokio::task::JoinSet::new();
-        for head in claimed {
-            let (store, node, run) = (Arc::clone(&store), node.clone(), head.id.as_bytes()[0]);
-            writers.spawn(async move {
-                for last in head.head_seq..head.head_seq + APPENDS {
-                    append(&store, &node, (run, head.epoch), last).await;
-                }
-            });
-        }
-        while let Some(written) = writers.join_next().await {
-            written.unwrap();
-        }
-        if session == 0 {
+pub(crate) async fn write(folder: &Path) {
+    for number in 0..SESSIONS {
+        let store = session(folder, number == 0).await;
+        if number == 0 {
             store.close().await.unwrap();
         }
     }
 }
 
+/// Opens a store and writes to every run at once.
+pub(crate) async fn session(folder: &Path, is_first: bool) -> Arc<SqliteStore> {
+    let store = Arc::new(open(folder).unwrap());
+    let node = NodeId::generate();
+    store.renew(&node, Duration::from_secs(60)).await.unwrap();
+    if is_first {
+        for run in 1..=RUNS {
+            create(&store, run).await;
+        }
+    }
+    let claimed = store.claim(&node, 99, &Caps::default()).await.unwrap();
+    assert_eq!(claimed.len(), usize::from(RUNS));
+    let mut writers = tokio::task::JoinSet::new();
+    for head in claimed {
+        let (store, node, run) = (Arc::clone(&store), node.clone(), head.id.as_bytes()[0]);
+        writers.spawn(async move {
+            for last in head.head_seq..head.head_seq + APPENDS {
+                append(&store, &node, (run, head.epoch), last).await;
+            }
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
+    }
+    store
+}
+
+/// What is wrong with a store.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Wrong {
+    /// It is refused.
+    NotOpened(String),
+    /// A read is refused.
+    NotRead(String),
+    /// Something else is read than what was written, or nothing where something was.
+    Another(String),
+    /// What was written is not found any more.
+    Lost(String),
+    /// A checkpoint is handed out as damaged: a run is folded from the one before.
+    Checkpoint(u64),
+    /// SQLite finds the file not whole.
+    Torn(String),
+}
+
 /// What is true of a store, however it came about: how many events each run has.
-async fn check(folder: &Path) -> Result<BTreeMap<u8, u64>, String> {
-    let store = open(folder).map_err(|error| format!("it does not open: {error:?}"))?;
-    let text = |error: steadfast_store::StoreError| error.to_string();
+pub(crate) async fn check(folder: &Path) -> Result<BTreeMap<u8, u64>, Wrong> {
+    let store = open(folder).map_err(|error| Wrong::NotOpened(error.to_string()))?;
+    let text = |error: StoreError| match error {
+        StoreError::NotFound { run } => Wrong::Lost(format!("run {run}")),
+        error => Wrong::NotRead(error.to_string()),
+    };
     let mut found = BTreeMap::new();
     for head in store.list(RunFilter::default()).await.map_err(text)?.runs {
         let run = head.id.as_bytes()[0];
@@ -143,19 +169,28 @@ async fn check(folder: &Path) -> Result<BTreeMap<u8, u64>, String> {
         let bodies: Vec<&Bytes> = events.iter().map(|event| &event.body).collect();
         let right: Vec<Bytes> = (1..=head.head_seq).map(|seq| body("event", run, seq)).collect();
         if bodies != right.iter().collect::<Vec<_>>() {
-            return Err(format!("run {run}: {} events of {}", events.len(), head.head_seq));
+            return Err(Wrong::Another(format!(
+                "run {run}: {} events of {}",
+                events.len(),
+                head.head_seq
+            )));
         }
         let checkpoints = store.checkpoints(head.id).await.map_err(text)?;
         let newest = checkpoints.first().map_or(0, |newest| newest.seq);
+        if let Some(damaged) = checkpoints.iter().find(|it| it.body.is_empty()) {
+            return Err(Wrong::Checkpoint(damaged.seq));
+        }
         if newest != head.head_seq / 3 * 3 {
-            return Err(format!("run {run}: its newest checkpoint is {newest}"));
+            return Err(Wrong::Lost(format!("run {run}: its newest checkpoint is {newest}")));
         }
         if checkpoints.iter().any(|it| it.body != body("checkpoint", run, it.seq)) {
-            return Err(format!("run {run}: a checkpoint is another"));
+            return Err(Wrong::Another(format!("run {run}: a checkpoint is another")));
         }
         for blob in (1..=head.head_seq).filter_map(|seq| blob(run, seq)) {
-            if store.blob(blob.hash).await.map_err(text)?.as_ref() != Some(&blob.bytes) {
-                return Err(format!("run {run}: blob {} is missing", blob.hash));
+            match store.blob(blob.hash).await.map_err(text)? {
+                Some(bytes) if bytes == blob.bytes => {}
+                Some(_) => return Err(Wrong::Another(format!("run {run}: blob {}", blob.hash))),
+                None => return Err(Wrong::Lost(format!("run {run}: blob {}", blob.hash))),
             }
         }
         for (seq, name) in (1..=head.head_seq).filter_map(|seq| Some((seq, key(run, seq)?))) {
@@ -163,17 +198,38 @@ async fn check(folder: &Path) -> Result<BTreeMap<u8, u64>, String> {
             let claim = KeyClaim { name, digest, owner, node: NodeId::generate(), seize: None };
             match store.claim_key(claim).await.map_err(text)? {
                 KeyStanding::Settled { answer, .. } if answer == body("answer", run, seq) => {}
-                other => return Err(format!("run {run}: the key of event {seq} is {other:?}")),
+                KeyStanding::Claimed => {
+                    return Err(Wrong::Lost(format!("run {run}: the key of event {seq}")));
+                }
+                other => {
+                    let problem = format!("run {run}: the key of event {seq} is {other:?}");
+                    return Err(Wrong::Another(problem));
+                }
             }
         }
         found.insert(run, head.head_seq);
     }
     store.close().await.map_err(text)?;
+    match integrity(folder) {
+        Ok(()) => Ok(found),
+        Err(problem) => Err(Wrong::Torn(problem)),
+    }
+}
+
+/// What SQLite finds out about the file by itself.
+pub(crate) fn integrity(folder: &Path) -> Result<(), String> {
     let connection = rusqlite::Connection::open(folder.join("steadfast.db")).unwrap();
-    let integrity: String = connection
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .map_err(|error| error.to_string())?;
-    if integrity == "ok" { Ok(found) } else { Err(integrity) }
+    let found = connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(found),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// How many events of each run there are after so many sessions.
+pub(crate) fn everything(sessions: u64) -> BTreeMap<u8, u64> {
+    (1..=RUNS).map(|run| (run, 1 + sessions * APPENDS)).collect()
 }
 
 /// The process that the others watch; on its own, it shows that the check finds what was written.
@@ -185,20 +241,24 @@ async fn what_several_nodes_wrote_one_after_the_other_is_read_back() {
     }
     let folder = tempfile::tempdir().unwrap();
     write(folder.path()).await;
-    let all = (1..=RUNS).map(|run| (run, 1 + SESSIONS * APPENDS)).collect();
-    assert_eq!(check(folder.path()).await, Ok(all));
+    assert_eq!(check(folder.path()).await, Ok(everything(SESSIONS)));
+}
+
+/// Such a process, to be started.
+pub(crate) fn process(medium: &Medium, folder: &Path) -> Command {
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    process
+        .args(["--exact", "--nocapture", "--test-threads=1"])
+        .arg("power::what_several_nodes_wrote_one_after_the_other_is_read_back")
+        .env(FOLDER, folder);
+    medium.under(&mut process, folder);
+    process
 }
 
 /// What such a process does to its files and says, in order.
 fn recorded(prepare: impl FnOnce(&mut Command)) -> Vec<Deed> {
     let (medium, folder) = (Medium::new(), tempfile::tempdir().unwrap());
-    let mut process = Command::new(std::env::current_exe().unwrap());
-    process
-        .args(["--exact", "--nocapture", "--test-threads=1"])
-        .arg("power::what_several_nodes_wrote_one_after_the_other_is_read_back")
-        .env(FOLDER, folder.path())
-        .stderr(Stdio::inherit());
-    medium.under(&mut process, folder.path());
+    let mut process = process(&medium, folder.path());
     prepare(&mut process);
     let output = process.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -206,7 +266,7 @@ fn recorded(prepare: impl FnOnce(&mut Command)) -> Vec<Deed> {
 }
 
 /// What was acknowledged by a deed: the last event of each run that it names.
-fn acknowledge(acknowledged: &mut BTreeMap<u8, u64>, deed: &Deed) {
+pub(crate) fn acknowledge(acknowledged: &mut BTreeMap<u8, u64>, deed: &Deed) {
     let Deed::Say { text } = deed else { return };
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -233,7 +293,7 @@ async fn cut_everywhere(deeds: &[Deed], seed: u64) -> Vec<String> {
                     let lost = acknowledged.iter().find(|(run, seq)| kept(run) < **seq);
                     lost.map(|(run, seq)| format!("{} of {seq} events of run {run}", kept(run)))
                 }
-                Err(problem) => Some(problem),
+                Err(problem) => Some(format!("{problem:?}")),
             };
             wrong.extend(problem.map(|problem| format!("deed {at}: {problem}")));
         }

@@ -150,7 +150,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     ])
     .property("tools", ArrayBuilder::new().items(typed(Type::String)))
     .required("tools");
-    vec![
+    let described = vec![
         ("Run", run()),
         ("RunDetail", run_detail()),
         ("RunList", runs.required("runs")),
@@ -194,6 +194,35 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
                 ("detail", Type::String, true),
                 ("code", Type::String, true),
             ]),
+        ),
+    ];
+    described.into_iter().chain(facts()).collect()
+}
+
+/// What is remembered.
+fn facts() -> Vec<(&'static str, ObjectBuilder)> {
+    let any = || ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+    vec![
+        (
+            "Fact",
+            object(&[
+                ("key", Type::String, true),
+                ("version", Type::Integer, true),
+                ("at", Type::Integer, true),
+                ("expires_at", Type::Integer, false),
+            ])
+            .property("value", any())
+            .required("value"),
+        ),
+        (
+            "FactPage",
+            object(&[("next", Type::String, false)])
+                .property("facts", ArrayBuilder::new().items(Ref::from_schema_name("Fact")))
+                .required("facts"),
+        ),
+        (
+            "SetFact",
+            object(&[("keep", Type::String, false)]).property("value", any()).required("value"),
         ),
     ]
 }

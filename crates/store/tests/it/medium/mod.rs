@@ -44,7 +44,8 @@ impl Trouble {
         Self::ReadFails,
     ];
 
-    const fn word(self) -> &'static str {
+    /// What the library calls it.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::ReadOnly => "read-only",
