@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use steadfast_store::{Checkpoint, Disposition, RunHead, RunId, Store, StoreError, StoredEvent};
 
+use crate::call::chain;
 use crate::error::RuntimeError;
-use crate::journal::fold;
+use crate::folding::{self, fold};
 use crate::run::Run;
 use crate::stored;
 
@@ -79,25 +80,31 @@ impl Audit<'_> {
             Err(problem) => return Ok(Err(problem)),
         };
         let folded = match self.run.as_mut() {
-            Some(run) => run.apply(stored.seq, stored.at, event),
+            Some(run) => folding::next(self.store, run, stored.seq, stored.at, event).await,
             None if stored.seq == 1 => {
-                Run::begin(id, stored.at, &event).map(|run| self.run = Some(run))
+                let begun = Run::begin(id, stored.at, &event);
+                begun.map(|run| self.run = Some(run)).map_err(RuntimeError::from)
             }
             None => return Ok(Err(format!("it is the first, and not event 1 of run {id}"))),
         };
-        Ok(folded.map_err(|error| error.to_string()))
+        match folded {
+            Ok(()) => Ok(Ok(())),
+            Err(RuntimeError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
+            Err(error) => Ok(Err(chain(&error))),
+        }
     }
 
     async fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let Checkpoint { seq, body, at } = checkpoint;
+        let Checkpoint { seq, at, body } = checkpoint;
         let unpacked = stored::unpack::<Run>(self.store, "a checkpoint", body).await;
-        let unpacked = unpacked.map(|mut run| {
-            run.settle(*at);
-            run
-        });
         let problem = match (readable(unpacked)?, &self.run) {
-            (Ok(snapshot), Some(run)) if alike(&snapshot, run) => return Ok(()),
-            (Ok(_), _) => "it is not what the log folds to".to_owned(),
+            (Ok(mut snapshot), folded) => {
+                snapshot.settle(*at);
+                if folded.as_ref().is_some_and(|run| alike(&snapshot, run)) {
+                    return Ok(());
+                }
+                "it is not what the log folds to".to_owned()
+            }
             (Err(problem), _) => problem,
         };
         self.flaws.push(format!("checkpoint {seq}: {problem}; restore a backup"));

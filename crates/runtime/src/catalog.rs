@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use steadfast_guard::{Alert, Anomaly, Cooldown, Effect, Guard, Policy};
@@ -16,9 +15,10 @@ use crate::code::{Code, CodePolicy, RunContext, StepError};
 use crate::error::RuntimeError;
 use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
-use crate::key_rule::{KeyRule, check_key};
+use crate::key_rule::KeyRule;
 use crate::memory::{MemoryRule, MemoryTool, tools_of};
-use crate::policies::{PolicyChange, PolicyRules, RuleError, difference};
+use crate::policies::{PolicyChange, PolicyRules, RuleError, difference, tool_policy};
+use crate::unknown::{self, Compensation, UnknownRule};
 
 /// Agents, models and tools by name. Fixed once built.
 pub struct Catalog {
@@ -29,6 +29,8 @@ pub struct Catalog {
     tools: BTreeMap<String, ToolEntry>,
     memory: BTreeMap<String, Arc<MemoryTool>>,
     guards: BTreeMap<String, Guarded>,
+    compensations: BTreeMap<String, Compensation>,
+    unknown: BTreeMap<String, UnknownRule>,
 }
 
 /// A dependency's guard, and the policy that it has if nothing is written.
@@ -78,6 +80,8 @@ pub struct CatalogBuilder {
     fallbacks: BTreeMap<String, FallbackRule>,
     expenses: BTreeMap<String, ExpenseRule>,
     quotas: BTreeMap<String, String>,
+    compensations: BTreeMap<String, Compensation>,
+    unknown: BTreeMap<String, UnknownRule>,
     alert: Option<AlertHook>,
 }
 
@@ -167,6 +171,21 @@ impl CatalogBuilder {
         self
     }
 
+    /// Says how what a tool has done is undone, when a run is rolled back.
+    #[must_use]
+    pub fn compensate(mut self, tool: impl Into<String>, rule: Compensation) -> Self {
+        self.compensations.insert(tool.into(), rule);
+        self
+    }
+
+    /// Says what is done about a call of a tool that may or may not have taken effect. Default: the model is
+    /// told.
+    #[must_use]
+    pub fn unknown(mut self, tool: impl Into<String>, rule: UnknownRule) -> Self {
+        self.unknown.insert(tool.into(), rule);
+        self
+    }
+
     /// Lets a model's dependency share its cooldown with all others of the same quota: a 429 to one of
     /// them quiets all.
     #[must_use]
@@ -195,6 +214,8 @@ impl CatalogBuilder {
             tools: BTreeMap::new(),
             memory: BTreeMap::new(),
             guards: BTreeMap::new(),
+            compensations: std::mem::take(&mut self.compensations),
+            unknown: std::mem::take(&mut self.unknown),
         };
         self.add_models(&mut catalog)?;
         for tool in std::mem::take(&mut self.tools) {
@@ -248,7 +269,8 @@ impl CatalogBuilder {
         let arguments = Arc::new(arguments);
         let key = self.keys.get(&name).cloned();
         if let Some(key) = &key {
-            check_key(&name, spec.effect, &spec.definition.schema, key)?;
+            key.check(spec.effect, &spec.definition.schema)
+                .map_err(|problem| misplaced(format!("idempotency.{name}"), problem))?;
         }
         let fallback = self.fallbacks.get(&format!("tool:{name}")).cloned().map(Arc::new);
         let last_good = fallback.as_ref().and_then(|rule| rule.cached).map(LastGood::new);
@@ -303,6 +325,8 @@ impl CatalogBuilder {
                 misplaced(format!("fallback.{dependency}.{key}"), problem)
             })?;
         }
+        unknown::check(&catalog.compensations, &catalog.unknown, &tools)
+            .map_err(|(place, problem)| misplaced(place, problem))?;
         for (tool, rule) in &self.expenses {
             let Some(check) = &rule.pre_check_tool else { continue };
             let effect = tools.iter().find(|(name, _)| name == check).map(|(_, effect)| *effect);
@@ -315,17 +339,6 @@ impl CatalogBuilder {
             return Err(misplaced(format!("expensive.{tool}.pre_check_tool"), problem));
         }
         Ok(())
-    }
-}
-
-/// A tool call is given its own limit; what else holds is the guard's default.
-fn tool_policy(timeout: Duration) -> Policy {
-    let default = Policy::default();
-    Policy {
-        concurrency: 8,
-        attempt_timeout: timeout,
-        total_timeout: default.total_timeout.max(timeout.saturating_mul(2)),
-        ..default
     }
 }
 
@@ -443,6 +456,21 @@ impl Catalog {
             )));
         }
         Ok(())
+    }
+
+    /// How what a tool has done is undone.
+    pub(crate) fn compensation(&self, tool: &str) -> Option<&Compensation> {
+        self.compensations.get(tool)
+    }
+
+    /// What is done about an unknown outcome, if something else was said than to tell the model.
+    pub(crate) fn unknown_rule(&self, tool: &str) -> Option<&UnknownRule> {
+        self.unknown.get(tool).filter(|rule| !matches!(rule, UnknownRule::Tell))
+    }
+
+    /// The models' names, sorted.
+    pub(crate) fn model_names(&self) -> Vec<String> {
+        self.models.keys().cloned().collect()
     }
 
     /// Whether a run can be submitted under a name.

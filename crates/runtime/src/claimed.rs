@@ -36,12 +36,8 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
         let check = shared.checks.enter(&head, &shared.catalog);
         let notices = shared.notices.clone();
         let mut journal = RunJournal::open(store, notices, policy, &head, check).await?;
-        let claimed = RunEvent::Claimed {
-            node: node.to_string(),
-            epoch: head.epoch,
-            damaged_checkpoints: journal.damaged_checkpoints(),
-        };
-        journal.append(vec![claimed]).await?;
+        let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
+        journal.begin(claimed).await?;
         if journal.take_letters(true).await? {
             return Ok(Outcome::Settled);
         }

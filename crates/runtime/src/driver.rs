@@ -14,9 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{
     AgentSpec, Decision, decide, failure, model_key, unique_call_ids, valid_history,
 };
-use crate::call::{
-    self, Answered, Caller, OUTCOME_UNKNOWN, ToolRequest, ToolResult, Unanswered, not_run,
-};
+use crate::call::{self, Answered, Caller, ToolRequest, ToolResult, Unanswered, not_run};
 use crate::catalog::Catalog;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, ToolOutcome, WaitReason};
@@ -67,6 +65,7 @@ impl Driver {
             self.journal.append(vec![event]).await?;
             return Ok(Outcome::Settled);
         };
+        let agent = self.journal.run().overrides.apply(&agent);
         loop {
             if self.drain.is_cancelled() {
                 return Ok(Outcome::Drained);
@@ -87,10 +86,7 @@ impl Driver {
                     self.read_tools(&agent, &calls, within).await?;
                 }
                 Decision::RunTool { call, within } => self.run_tool(&agent, call, within).await?,
-                Decision::AdmitUnknown { call } => {
-                    self.settle(&agent, &call, ToolOutcome::OutcomeUnknown, OUTCOME_UNKNOWN)
-                        .await?;
-                }
+                Decision::AdmitUnknown { call } => self.admit_unknown(&agent, &call, None).await?,
                 Decision::GiveUp { call } => {
                     self.settle(&agent, &call, ToolOutcome::Unavailable, NOT_IN_TIME).await?;
                 }
@@ -127,7 +123,7 @@ impl Driver {
         self.journal.append(vec![event]).await
     }
 
-    fn caller(&self) -> Caller<'_> {
+    pub(crate) fn caller(&self) -> Caller<'_> {
         Caller { tenant: self.journal.tenant(), priority: self.journal.priority() }
     }
 
@@ -183,7 +179,7 @@ impl Driver {
             self.journal.stage(used.writes);
             return self.journal.append(finished(&open, used.result)).await;
         }
-        let effect = match open.is_notice {
+        let effect = match open.is_own() {
             true => self.catalog.any_tool(&open.call.name).map(|entry| entry.tool.spec().effect),
             false => self.catalog.effect(agent, &open.call.name),
         };
@@ -212,6 +208,9 @@ impl Driver {
         if result.outcome == ToolOutcome::Unavailable {
             return self.try_later(agent, &open, result, operation).await;
         }
+        if result.outcome == ToolOutcome::OutcomeUnknown && self.has_unknown_rule(&open) {
+            return self.admit_unknown(agent, &open, Some(&result.content)).await;
+        }
         self.finish(agent, &open, result, operation).await
     }
 
@@ -225,7 +224,7 @@ impl Driver {
     ) -> Result<(), RuntimeError> {
         let now = (self.now)();
         let run = self.journal.run();
-        if run.queued.is_some() && open.is_notice {
+        if open.is_undo || run.queued.is_some() && open.is_notice {
             return self.finish(agent, open, result, operation).await;
         }
         if run.queued.is_some() {
@@ -242,6 +241,12 @@ impl Driver {
         self.finish(agent, open, result, operation).await
     }
 
+    /// Whether more is to be done about an unknown outcome than to tell the model.
+    fn has_unknown_rule(&self, open: &OpenCall) -> bool {
+        let own = open.is_own() || self.journal.run().queued.is_some();
+        !own && self.catalog.unknown_rule(&open.call.name).is_some()
+    }
+
     /// Appends a result, and with it what is recorded under its key.
     async fn finish(
         &mut self,
@@ -250,8 +255,19 @@ impl Driver {
         result: ToolResult,
         operation: Option<Operation>,
     ) -> Result<(), RuntimeError> {
-        let settled = self.settlement(&result, operation)?;
         let fatal = fatal(agent, self.journal.run(), open, &result);
+        self.finish_and(open, result, operation, fatal).await
+    }
+
+    /// The same, and the end of the run that it brings about.
+    async fn finish_and(
+        &mut self,
+        open: &OpenCall,
+        result: ToolResult,
+        operation: Option<Operation>,
+        fatal: Option<RunEvent>,
+    ) -> Result<(), RuntimeError> {
+        let settled = self.settlement(&result, operation)?;
         let events = finished(open, result).into_iter().chain(fatal).collect();
         self.append_settled(events, settled).await
     }
@@ -336,6 +352,9 @@ impl Driver {
         open: &OpenCall,
         within: Duration,
     ) -> Option<Result<Operation, String>> {
+        if open.is_undo {
+            return None;
+        }
         let name = &open.call.name;
         let entry = self.catalog.tool(agent, name)?;
         let rule = entry.key.as_ref()?;
@@ -349,7 +368,7 @@ impl Driver {
         }))
     }
 
-    async fn settle(
+    pub(crate) async fn settle(
         &mut self,
         agent: &AgentSpec,
         open: &OpenCall,
@@ -357,8 +376,20 @@ impl Driver {
         content: &str,
     ) -> Result<(), RuntimeError> {
         let result = not_run(outcome, content.to_owned());
+        let fatal = fatal(agent, self.journal.run(), open, &result);
+        self.settle_and(agent, open, result, fatal).await
+    }
+
+    /// Appends a result that no call gave, and the end of the run that it brings about.
+    pub(crate) async fn settle_and(
+        &mut self,
+        agent: &AgentSpec,
+        open: &OpenCall,
+        result: ToolResult,
+        fatal: Option<RunEvent>,
+    ) -> Result<(), RuntimeError> {
         let operation = self.operation(agent, open, Duration::ZERO).and_then(Result::ok);
-        self.finish(agent, open, result, operation).await
+        self.finish_and(open, result, operation, fatal).await
     }
 }
 
@@ -396,8 +427,9 @@ enum Entered {
 /// The end of the run, if nothing goes on without this result and there is none.
 fn fatal(agent: &AgentSpec, run: &Run, open: &OpenCall, result: &ToolResult) -> Option<RunEvent> {
     let name = &open.call.name;
-    // A call for another run has its own end, and whoever is to be told comes first.
-    if run.queued.is_some() {
+    // A call for another run has its own end, and whoever is to be told comes first; what cannot be undone
+    // does not stop the rest.
+    if run.queued.is_some() || open.is_undo {
         return None;
     }
     let class = match result.outcome {
@@ -408,7 +440,7 @@ fn fatal(agent: &AgentSpec, run: &Run, open: &OpenCall, result: &ToolResult) -> 
         }
     };
     let message = format!(
-        "the critical tool `{name}` gave no result: {}. Resume the run to go on without it",
+        "the critical tool `{name}` gave no result: {}. Retry the run to make the call again, or resume it to go on without it",
         result.content
     );
     agent.is_critical(name).then(|| failure(class, message))

@@ -47,10 +47,6 @@ pub enum RunEvent {
         node: String,
         /// The epoch of its claim.
         epoch: u64,
-        /// Checkpoints that could not be read: the run was folded from the one before, or from its
-        /// beginning (SCOPE C4).
-        #[serde(default, skip_serializing_if = "is_zero")]
-        damaged_checkpoints: u32,
     },
     /// The model answered. Only what the answer added is recorded, never what was sent.
     ModelAnswered {
@@ -188,6 +184,57 @@ pub enum RunEvent {
     Resumed {
         /// Who.
         by: String,
+        /// Calls that gave no result and are made again with their keys, as they are in the model's answer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        again: Vec<String>,
+    },
+    /// The run goes on, in a way of its own, from where another one had been: all events before this one are
+    /// that run's.
+    Forked {
+        /// That run.
+        from: RunId,
+        /// Its last event that is in this log, too.
+        at: u64,
+        /// What is different from here on.
+        #[serde(default, skip_serializing_if = "Changes::is_empty")]
+        changes: Changes,
+        /// Who asked for it.
+        by: String,
+    },
+    /// The run goes on from where it had been: what came after that is undone as far as it can be.
+    RolledBack {
+        /// The last event that still counts.
+        to: u64,
+        /// Who asked for it.
+        by: String,
+        /// Why, if they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The calls that undo something, in the order in which they are made.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        undo: Vec<UndoCall>,
+        /// The changes that stay, as nothing says how they are undone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<LeftCall>,
+    },
+    /// A checkpoint could not be read; the run was folded from the one before it, or from its beginning.
+    CheckpointPassedOver {
+        /// The last event that it should have held; 0 if none of the run's checkpoints could be read.
+        checkpoint: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Somebody, or a tool, said whether an interrupted call had taken effect.
+    CallJudged {
+        /// The call, as in the model's answer.
+        call_id: String,
+        /// Whether it had.
+        verdict: Verdict,
+        /// What it gave, as far as that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<String>,
+        /// Who said so.
+        by: String,
     },
     /// The code has come to its end, and never to these steps, which an earlier execution did: it has been
     /// changed.
@@ -225,14 +272,9 @@ pub enum RunEvent {
     },
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-const fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 19] = [
+    pub const KINDS: [&str; 23] = [
         "submitted",
         "claimed",
         "model_answered",
@@ -249,6 +291,10 @@ impl RunEvent {
         "resumed",
         "steps_unmet",
         "cancelling",
+        "forked",
+        "rolled_back",
+        "checkpoint_passed_over",
+        "call_judged",
         "cancelled",
         "succeeded",
         "failed",
@@ -274,11 +320,82 @@ impl RunEvent {
             Self::Resumed { .. } => "resumed",
             Self::StepsUnmet { .. } => "steps_unmet",
             Self::Cancelling { .. } => "cancelling",
+            Self::Forked { .. } => "forked",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::CheckpointPassedOver { .. } => "checkpoint_passed_over",
+            Self::CallJudged { .. } => "call_judged",
             Self::Cancelled { .. } => "cancelled",
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
         }
     }
+}
+
+/// What is different in a fork.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// What the run is to do, instead of what it was submitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// The model, by its configured name, instead of the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What the model is told above the conversation, instead of the agent's instructions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+}
+
+impl Changes {
+    /// Whether nothing is different.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.input.is_none() && self.model.is_none() && self.instructions.is_none()
+    }
+}
+
+/// A call that undoes another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoCall {
+    /// The call that it undoes, as in the model's answer.
+    pub call_id: String,
+    /// The tool of that call.
+    pub tool: String,
+    /// The tool that undoes it.
+    pub with: String,
+    /// Its arguments.
+    pub arguments: String,
+    /// The key handed to it; made from the key of what it undoes, so that undoing twice undoes once.
+    pub key: String,
+    /// Whether the call that it undoes had been asked for before the place that the run goes back to: it is
+    /// made again, then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reopens: bool,
+}
+
+/// A change that a rollback leaves in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftCall {
+    /// The call, as in the model's answer.
+    pub call_id: String,
+    /// The tool.
+    pub tool: String,
+    /// Whether it may or may not have taken effect.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
+}
+
+/// Whether a call that was interrupted had taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It had: it counts as done.
+    Happened,
+    /// It had not: it is made, with the same key.
+    DidNot,
+    /// Nobody can say, and the run fails.
+    Fail,
+    /// The tool that was asked does not know either.
+    Unclear,
 }
 
 /// What stood in for a dependency that gave no answer, and why.
@@ -338,6 +455,8 @@ pub enum WaitReason {
     Signal,
     /// The end of a run that it has started.
     Child,
+    /// Somebody who says whether an interrupted call had taken effect.
+    Person,
 }
 
 /// Why a run stopped without reaching its end.

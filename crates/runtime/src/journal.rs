@@ -7,22 +7,19 @@ use serde::{Deserialize, Serialize};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{
     Append, Appended, Blob, Disposition, FactWrite, Fence, HeadUpdate, KeySettlement, NewEvent,
-    RunHead, RunId, Store, StoreError, Timestamp,
+    RunHead, RunId, Store, StoreError,
 };
-use tracing::warn;
 
 use crate::checkpoint::{CheckpointPolicy, LastCheckpoint};
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
+use crate::folding::{Folded, fold_until};
 use crate::letters;
 use crate::problems::{Note, Pulse, RunCheck};
 use crate::run::{Ending, Run};
 use crate::state::Status;
 use crate::stored;
 use crate::watch::Notices;
-
-/// Events read from the store at once while folding.
-const READ_PAGE: usize = 512;
 
 /// Letters taken up at once.
 const LETTERS_TAKEN: usize = 256;
@@ -45,7 +42,6 @@ pub(crate) struct RunJournal {
     notices: Notices,
     policy: CheckpointPolicy,
     last_checkpoint: LastCheckpoint,
-    damaged_checkpoints: u32,
     epoch: u64,
     tenant: String,
     session: Option<String>,
@@ -54,6 +50,8 @@ pub(crate) struct RunJournal {
     check: RunCheck,
     /// Facts that the next append makes true.
     staged: Vec<FactWrite>,
+    /// Checkpoints that could not be read and that the log does not know of yet.
+    passed_over: Vec<RunEvent>,
 }
 
 impl RunJournal {
@@ -69,8 +67,8 @@ impl RunJournal {
         head: &RunHead,
         check: RunCheck,
     ) -> Result<Self, RuntimeError> {
-        let folded = fold(store.as_ref(), head.id).await?;
-        let Folded { run, last_checkpoint, damaged_checkpoints } = folded;
+        let folded = fold_until(store.as_ref(), head.id, u64::MAX).await?;
+        let Folded { run, last: last_checkpoint, passed_over } = folded;
         let (epoch, tenant, priority) = (head.epoch, head.tenant.clone(), head.priority);
         let session = head.session.clone();
         Ok(Self {
@@ -78,7 +76,6 @@ impl RunJournal {
             notices,
             policy,
             last_checkpoint,
-            damaged_checkpoints,
             epoch,
             tenant,
             session,
@@ -86,6 +83,7 @@ impl RunJournal {
             run,
             check,
             staged: Vec::new(),
+            passed_over,
         })
     }
 
@@ -94,9 +92,14 @@ impl RunJournal {
         self.check.pulse()
     }
 
-    /// Checkpoints that could not be read when the log was folded.
-    pub(crate) const fn damaged_checkpoints(&self) -> u32 {
-        self.damaged_checkpoints
+    /// Says that the run is executed from here on, and which checkpoints could not be read; a new one takes
+    /// their place (SCOPE C4).
+    ///
+    /// # Errors
+    /// As [`RunJournal::append_with`].
+    pub(crate) async fn begin(&mut self, claimed: RunEvent) -> Result<(), RuntimeError> {
+        let told = std::mem::take(&mut self.passed_over);
+        self.append(std::iter::once(claimed).chain(told).collect()).await
     }
 
     /// The store that the log is in.
@@ -218,7 +221,9 @@ impl RunJournal {
         let provisional = self.store.now();
         let has_result = events.iter().any(brings_result);
         let mut face_changes = events.iter().any(changes_face);
-        let step_ended = events.iter().any(|event| matches!(event, RunEvent::Progressed { .. }));
+        let step_ended = events.iter().any(|event| {
+            matches!(event, RunEvent::Progressed { .. } | RunEvent::CheckpointPassedOver { .. })
+        });
         let mut largest = Largest::default();
         let mut packed = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
@@ -328,83 +333,6 @@ impl RunJournal {
     }
 }
 
-/// A run as its log says.
-pub(crate) struct Folded {
-    pub(crate) run: Run,
-    pub(crate) last_checkpoint: LastCheckpoint,
-    /// Checkpoints that could not be read.
-    pub(crate) damaged_checkpoints: u32,
-}
-
-/// Folds a run's log, beginning with the newest checkpoint that can be read. A damaged checkpoint is
-/// passed over for the one before it, and for the log itself in the end; it is counted, and said so in the
-/// node's log (SCOPE C4).
-///
-/// # Errors
-/// The store failed, there is no such run, or its log is damaged.
-pub(crate) async fn fold(store: &dyn Store, id: RunId) -> Result<Folded, RuntimeError> {
-    let (start, damaged_checkpoints) = newest_checkpoint(store, id).await?;
-    let (mut run, last) = match start {
-        Some((run, last)) => (Some(run), last),
-        None => (None, LastCheckpoint { seq: 0, at: Timestamp::default() }),
-    };
-    loop {
-        let after = run.as_ref().map_or(0, |run: &Run| run.seq);
-        let page = store.read(id, after, READ_PAGE).await?;
-        let full = page.len() == READ_PAGE;
-        for stored in page {
-            let event = stored::unpack_event(store, &stored).await?;
-            match run.as_mut() {
-                Some(run) => run.apply(stored.seq, stored.at, event)?,
-                None => run = Some(Run::begin(id, stored.at, &event)?),
-            }
-        }
-        if !full {
-            break;
-        }
-    }
-    let run = run.ok_or(RuntimeError::UnknownRun { run: id })?;
-    // Without a checkpoint the 300 s count from the submission.
-    let last_checkpoint =
-        if last.seq == 0 { LastCheckpoint { seq: 0, at: run.submitted_at } } else { last };
-    Ok(Folded { run, last_checkpoint, damaged_checkpoints })
-}
-
-/// The newest checkpoint that can be read, if there is one, and how many newer ones could not.
-async fn newest_checkpoint(
-    store: &dyn Store,
-    id: RunId,
-) -> Result<(Option<(Run, LastCheckpoint)>, u32), RuntimeError> {
-    let checkpoints = match store.checkpoints(id).await {
-        Err(error @ StoreError::Damaged { .. }) => {
-            warn!(run = %id, %error, "no checkpoint can be read; folding the whole log");
-            return Ok((None, 1));
-        }
-        found => found?,
-    };
-    let mut damaged = 0;
-    for checkpoint in checkpoints {
-        match stored::unpack::<Run>(store, "a checkpoint", &checkpoint.body).await {
-            Ok(mut run) if run.seq == checkpoint.seq && run.id == id => {
-                run.settle(checkpoint.at);
-                let last = LastCheckpoint { seq: checkpoint.seq, at: checkpoint.at };
-                return Ok((Some((run, last)), damaged));
-            }
-            Ok(_) => {
-                warn!(run = %id, seq = checkpoint.seq, "checkpoint is misplaced; trying the one before");
-            }
-            Err(StoreError::Unavailable { place, problem }) => {
-                return Err(StoreError::Unavailable { place, problem }.into());
-            }
-            Err(error) => {
-                warn!(run = %id, seq = checkpoint.seq, %error, "checkpoint is damaged; trying the one before");
-            }
-        }
-        damaged += 1;
-    }
-    Ok((None, damaged))
-}
-
 /// What lists show of a run beside its state. Stored with the index card.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -437,6 +365,9 @@ pub struct Summary {
     /// What is wrong with it, if its own log shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Note>,
+    /// The run that it is a fork of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<RunId>,
 }
 
 /// Longest excerpt on an index card, in bytes.
@@ -478,6 +409,7 @@ fn face_with(run: &Run, problem: Option<&Note>) -> Result<HeadUpdate, RuntimeErr
         ending,
         stop,
         problem: problem.cloned(),
+        forked_from: run.origin.as_ref().map(|origin| origin.run),
     };
     let disposition = match run.status {
         Status::Queued => Disposition::Ready,
@@ -512,6 +444,8 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Paused { .. }
         | RunEvent::Resumed { .. }
         | RunEvent::Cancelling { .. }
+        | RunEvent::Forked { .. }
+        | RunEvent::RolledBack { .. }
         | RunEvent::Cancelled { .. }
         | RunEvent::Succeeded { .. }
         | RunEvent::Failed { .. } => true,
@@ -523,7 +457,9 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Signalled { .. }
         | RunEvent::Heard { .. }
         | RunEvent::StepsUnmet { .. }
-        | RunEvent::ChildEnded { .. } => false,
+        | RunEvent::ChildEnded { .. }
+        | RunEvent::CheckpointPassedOver { .. }
+        | RunEvent::CallJudged { .. } => false,
     }
 }
 

@@ -47,6 +47,29 @@ struct RecordedResult {
 }
 
 impl KeyRule {
+    /// Whether the rule can do what it says for a tool; otherwise the problem.
+    pub(crate) fn check(&self, effect: Effect, schema: &Value) -> Result<(), String> {
+        if effect == Effect::Read {
+            return Err("the tool only reads, and reads need no key: remove the rule".to_owned());
+        }
+        if self.arguments.is_empty() {
+            return Err("`arguments` is empty: name at least one argument".to_owned());
+        }
+        if self.keep.is_zero() {
+            return Err("`keep` is 0: nothing would be remembered; use 1s or more".to_owned());
+        }
+        let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+            return Ok(());
+        };
+        for name in &self.arguments {
+            if !properties.contains_key(name) {
+                let known = properties.keys().cloned().collect::<Vec<_>>().join(", ");
+                return Err(format!("the tool has no argument `{name}`; it has: {known}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The operation that a call is; `Err` names the argument that is missing.
     pub(crate) fn operation(
         &self,
@@ -106,36 +129,6 @@ pub(crate) fn settlement(
 pub(crate) fn recall(answer: &[u8]) -> Result<ToolResult, serde_json::Error> {
     let RecordedResult { outcome, content, progress } = serde_json::from_slice(answer)?;
     Ok(ToolResult { progress, ..ToolResult::new(outcome, content) })
-}
-
-/// A rule must be able to do what it says.
-pub(crate) fn check_key(
-    tool: &str,
-    effect: Effect,
-    schema: &Value,
-    rule: &KeyRule,
-) -> Result<(), RuntimeError> {
-    let refuse = |problem: String| Err(misplaced(format!("idempotency.{tool}"), problem));
-    if effect == Effect::Read {
-        return refuse("the tool only reads, and reads need no key: remove the rule".to_owned());
-    }
-    if rule.arguments.is_empty() {
-        return refuse("`arguments` is empty: name at least one argument".to_owned());
-    }
-    if rule.keep.is_zero() {
-        return refuse("`keep` is 0: nothing would be remembered; use 1s or more".to_owned());
-    }
-    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-        return Ok(());
-    };
-    for name in &rule.arguments {
-        if !properties.contains_key(name) {
-            let known: Vec<_> = properties.keys().cloned().collect();
-            let known = known.join(", ");
-            return refuse(format!("the tool has no argument `{name}`; it has: {known}"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

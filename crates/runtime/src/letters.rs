@@ -7,7 +7,7 @@ use steadfast_store::{Letter, Mail, RunId, Sent, Store, StoreError};
 use tracing::warn;
 
 use crate::error::RuntimeError;
-use crate::event::RunEvent;
+use crate::event::{RunEvent, Verdict};
 use crate::journal::unwritable;
 use crate::run::{Ending, Run};
 use crate::shared::Shared;
@@ -23,6 +23,8 @@ pub(crate) enum Word {
     ChildEnded { child: RunId, seq: u64 },
     /// Somebody wants the run to be put aside once the step under way has ended.
     Pause { by: String, reason: Option<String> },
+    /// Somebody says how an interrupted call ended.
+    Answer { call_id: String, verdict: Verdict, result: Option<String>, by: String },
 }
 
 impl Word {
@@ -31,6 +33,7 @@ impl Word {
             Self::Signal { .. } => "signal",
             Self::ChildEnded { .. } => "child_ended",
             Self::Pause { .. } => "pause",
+            Self::Answer { .. } => "answer",
         }
     }
 
@@ -89,6 +92,10 @@ pub(crate) async fn read(store: &dyn Store, letters: Vec<Letter>) -> Result<Read
             Word::ChildEnded { child, seq } => {
                 let ending = ending(store, child, seq).await?;
                 read.events.push(RunEvent::ChildEnded { child, ending });
+                read.taken.push(letter.number);
+            }
+            Word::Answer { call_id, verdict, result, by } => {
+                read.events.push(RunEvent::CallJudged { call_id, verdict, result, by });
                 read.taken.push(letter.number);
             }
             Word::Pause { by, reason } => {

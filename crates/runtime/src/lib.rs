@@ -27,6 +27,7 @@ mod error;
 pub mod event;
 mod expense;
 mod fallback;
+mod folding;
 mod journal;
 mod key_rule;
 mod later;
@@ -36,6 +37,7 @@ mod operations;
 mod policies;
 mod problems;
 mod queue;
+mod recovery;
 mod retention;
 mod run;
 mod runtime;
@@ -44,6 +46,8 @@ mod scheduler;
 mod shared;
 mod state;
 mod stored;
+mod template;
+mod unknown;
 mod view;
 mod watch;
 
@@ -52,7 +56,8 @@ pub use audit::{audit, compare};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{
-    CancelRun, INPUT_BYTES_MAX, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+    AnswerCall, CancelRun, ForkRun, INPUT_BYTES_MAX, PauseRun, Pausing, ResumeRun, RetryRun,
+    RollbackRun, RolledBackTo, SignalRun, SubmitRun, Submitted,
 };
 pub use error::RuntimeError;
 pub use event::RunEvent;
@@ -65,6 +70,7 @@ pub use operations::{EntryError, Once, OnceError, Operation};
 pub use policies::{PolicyChange, PolicyRules, RuleError};
 pub use problems::{Flaws, Note, Problem, ProblemHook, ProblemNotice, ProblemRules, RepeatRule};
 pub use queue::{Waiting, WaitsFor};
+pub use recovery::{Allowance, Judgement, Origin, Overrides, Question, Rollback};
 pub use retention::Retention;
 pub use run::{
     CallState, Cancelling, Ending, FoldError, OpenCall, QueuedRun, Run, TOOL_CONTENT_BYTES_MAX,
@@ -74,5 +80,6 @@ pub use schedule::{CATCH_UP_MAX, CatchUp, Cron, CronError, Overlap, Schedule, Sc
 pub use shared::RuntimeOptions;
 pub use state::{IllegalTransition, Status};
 pub use stored::INLINE_BYTES_MAX;
-pub use view::{EventView, RunList, RunView};
+pub use unknown::{Compensation, Otherwise, UnknownRule, VerdictFrom, Verification};
+pub use view::{CheckpointView, EventView, RunList, RunView};
 pub use watch::{Notice, Watch};

@@ -5,6 +5,7 @@
 //! else stays as the kind of dependency has it by nature.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -151,6 +152,17 @@ fn compare(path: &str, old: &Value, new: &Value, keys: &mut Vec<(String, String,
         }
     } else if old != new {
         keys.push((path.to_owned(), old.to_string(), new.to_string()));
+    }
+}
+
+/// A tool call is given its own limit; what else holds is the guard's default.
+pub(crate) fn tool_policy(timeout: Duration) -> Policy {
+    let default = Policy::default();
+    Policy {
+        concurrency: 8,
+        attempt_timeout: timeout,
+        total_timeout: default.total_timeout.max(timeout.saturating_mul(2)),
+        ..default
     }
 }
 

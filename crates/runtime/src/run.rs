@@ -14,8 +14,9 @@ use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
 use crate::code::Steps;
-use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome};
+use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome, WaitReason};
 use crate::problems::Flaws;
+use crate::recovery::{Allowance, Judgement, Origin, Overrides, Question, Rollback};
 use crate::state::{IllegalTransition, Status};
 
 /// A run, folded up to event `seq`. Its serialized form is a checkpoint.
@@ -84,6 +85,24 @@ pub struct Run {
     /// What went wrong and has not been made good.
     #[serde(default)]
     pub flaws: Flaws,
+    /// Where it comes from, if it is a fork.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+    /// What it uses in place of what its agent says.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// From where its limits count.
+    #[serde(default)]
+    pub allowance: Allowance,
+    /// Calls of the last answer that gave no result; they can be made again.
+    #[serde(default)]
+    pub unmade: Vec<(OpenCall, ToolOutcome)>,
+    /// What a person is asked.
+    #[serde(default)]
+    pub question: Option<Question>,
+    /// A rollback that is under way.
+    #[serde(default)]
+    pub rollback: Option<Rollback>,
     /// Set while the last events have no time yet: see [`Run::settle`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) untimed: Option<Untimed>,
@@ -105,6 +124,8 @@ pub(crate) struct Untimed {
     active_ms: i64,
     /// Whether the run was executed until then.
     executed: bool,
+    /// Whether its limits count anew from these events on.
+    renewed: bool,
 }
 
 /// A run that makes one call for another.
@@ -131,6 +152,25 @@ pub struct OpenCall {
     /// It tells how a queued call ended: the configuration asked for it, and no model.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_notice: bool,
+    /// It undoes another one: a rollback asked for it, and no model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_undo: bool,
+    /// What was said about it, after it was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judgement>,
+}
+
+impl OpenCall {
+    /// A call of which nothing has left.
+    pub(crate) const fn pending(call: ToolCall, key: String) -> Self {
+        let state = CallState::Pending;
+        Self { call, key, state, is_notice: false, is_undo: false, judged: None }
+    }
+
+    /// Whether no model asked for it, so that it may be of any tool.
+    pub(crate) const fn is_own(&self) -> bool {
+        self.is_notice || self.is_undo
+    }
 }
 
 /// How far a tool call got.
@@ -218,6 +258,14 @@ pub enum FoldError {
         /// The signal.
         signal: String,
     },
+    /// An event that goes back, folded without what it goes back to.
+    #[error("event {seq} of run {run} goes back to an earlier one, which is not at hand")]
+    NoPast {
+        /// The run.
+        run: RunId,
+        /// The event.
+        seq: u64,
+    },
     /// A result or a start of a call that the last answer did not ask for.
     #[error("event {seq} of run {run} is about call `{call_id}`, which is not open")]
     UnknownCall {
@@ -267,6 +315,12 @@ impl Run {
             children: BTreeMap::new(),
             cancelling: None,
             flaws: Flaws::default(),
+            origin: None,
+            overrides: Overrides::default(),
+            allowance: Allowance::default(),
+            unmade: Vec::new(),
+            question: None,
+            rollback: None,
             untimed: None,
         };
         run.open_queued();
@@ -274,7 +328,7 @@ impl Run {
     }
 
     /// The call that the run makes for another one is open.
-    fn open_queued(&mut self) {
+    pub(crate) fn open_queued(&mut self) {
         let Some(QueuedRun { call, result }) = &mut self.queued else { return };
         *result = None;
         let open = ToolCall {
@@ -282,8 +336,7 @@ impl Run {
             name: call.tool.clone(),
             arguments: call.arguments.clone(),
         };
-        let (key, state) = (call.key.clone(), CallState::Pending);
-        self.open_calls = vec![OpenCall { call: open, key, state, is_notice: false }];
+        self.open_calls = vec![OpenCall::pending(open, call.key.clone())];
     }
 
     /// Folds the next event in. After an error the run is unchanged.
@@ -298,7 +351,7 @@ impl Run {
         let next = next.map_err(|source| FoldError::Illegal { run: self.id, seq, source })?;
         // Time counts from a claim to the last event under it; what lies before a claim does not.
         let executed = self.executes(&event);
-        self.change(seq, event)?;
+        self.change(seq, at, event)?;
         if executed {
             self.active_ms += (at.0 - self.updated_at.0).max(0);
         }
@@ -309,7 +362,8 @@ impl Run {
     }
 
     fn executes(&self, event: &RunEvent) -> bool {
-        self.status == Status::Running && !matches!(event, RunEvent::Claimed { .. })
+        let begins = matches!(event, RunEvent::Claimed { .. } | RunEvent::Forked { .. });
+        self.status == Status::Running && !begins
     }
 
     /// Folds in events that are about to be committed together, at about `at`. A checkpoint that is
@@ -324,23 +378,34 @@ impl Run {
     ) -> Result<(), FoldError> {
         let Some(first) = events.first() else { return Ok(()) };
         let (updated_at, active_ms) = (self.updated_at, self.active_ms);
-        let untimed = Untimed { updated_at, active_ms, executed: self.executes(first) };
+        let executed = self.executes(first);
         for event in events {
             self.apply(self.seq + 1, at, event)?;
         }
-        self.untimed = Some(untimed);
+        self.untimed = Some(Untimed { updated_at, active_ms, executed, renewed: false });
         Ok(())
+    }
+
+    /// Says that the last events, after which the limits count anew, are about to be committed.
+    pub(crate) fn renewed_ahead(&mut self) {
+        let (updated_at, active_ms) = (self.updated_at, self.active_ms);
+        self.untimed = Some(Untimed { updated_at, active_ms, executed: false, renewed: true });
     }
 
     /// Gives the events that were applied ahead the time that they were committed at, so that the run is
     /// the same as when they are read back.
     pub(crate) fn settle(&mut self, at: Timestamp) {
-        let Some(Untimed { updated_at, active_ms, executed }) = self.untimed.take() else { return };
+        let Some(Untimed { updated_at, active_ms, executed, renewed }) = self.untimed.take() else {
+            return;
+        };
         let executed_ms = if executed { (at.0 - updated_at.0).max(0) } else { 0 };
         (self.updated_at, self.active_ms) = (at, active_ms + executed_ms);
+        if renewed {
+            self.allowance.from = Some(at);
+        }
     }
 
-    fn change(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
+    fn change(&mut self, seq: u64, at: Timestamp, event: RunEvent) -> Result<(), FoldError> {
         match event {
             RunEvent::Claimed { .. } => self.interrupt(),
             RunEvent::ModelAnswered {
@@ -383,7 +448,17 @@ impl Run {
             }
             RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
             RunEvent::Paused { .. } => self.wake_at = None,
-            RunEvent::Resumed { .. } => self.reopen(),
+            RunEvent::Resumed { again, .. } => self.reopen(at, &again),
+            RunEvent::Forked { from, at: last, changes, .. } => {
+                self.forked(at, Origin { run: from, at: last, changes });
+            }
+            RunEvent::RolledBack { .. } => {
+                return Err(FoldError::NoPast { run: self.id, seq });
+            }
+            RunEvent::CallJudged { call_id, verdict, result, by } => {
+                self.judged(&call_id, Judgement { verdict, result, by });
+            }
+            RunEvent::CheckpointPassedOver { .. } => {}
             RunEvent::Succeeded { output } => self.ending = Some(Ending::Succeeded { output }),
             RunEvent::Failed { stop, message } => {
                 self.ending = Some(Ending::Failed { stop, message });
@@ -396,6 +471,7 @@ impl Run {
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }
+            RunEvent::Parked { reason: WaitReason::Person, .. } => self.ask(seq),
             RunEvent::Parked { wake_at, .. } => {
                 self.wake_at = wake_at;
                 // A run is put aside only with nothing under way: what had been written ahead did not leave.
@@ -433,13 +509,20 @@ impl Run {
         else {
             return Ok(());
         };
-        self.open_call(seq, &call_id)?;
+        let open = self.open_call(seq, &call_id)?.clone();
         self.open_calls.retain(|open| open.call.id != call_id);
         self.degraded += u32::from(degraded.is_some());
         if attempts > 0 && degraded.is_none() {
             *self.calls.entry(tool.clone()).or_default() += 1;
         }
         self.flaws.tool(&tool, outcome);
+        if open.is_undo {
+            self.undo_ended(&call_id, outcome, &content);
+            return Ok(());
+        }
+        if matches!(outcome, ToolOutcome::Unavailable | ToolOutcome::OutcomeUnknown) {
+            self.unmade.push((open, outcome));
+        }
         self.queued_ended(&call_id, outcome, &content);
         self.messages.push(Message::Tool {
             call_id,
@@ -447,6 +530,7 @@ impl Run {
             content: cut_middle(&content, TOOL_CONTENT_BYTES_MAX),
             is_error: !matches!(outcome, ToolOutcome::Done | ToolOutcome::Queued),
         });
+        self.tell_rollback();
         Ok(())
     }
 
@@ -465,41 +549,34 @@ impl Run {
             name: notify.clone(),
             arguments: serde_json::json!({ "message": message }).to_string(),
         };
-        let (key, state) = (format!("{key}-notice"), CallState::Pending);
-        self.open_calls.push(OpenCall { call, key, state, is_notice: true });
+        let key = format!("{key}-notice");
+        self.open_calls.push(OpenCall { is_notice: true, ..OpenCall::pending(call, key) });
     }
 
     fn answered(&mut self, seq: u64, text: String, tool_calls: Vec<ToolCall>) {
         self.iterations += 1;
+        self.unmade.clear();
         for (index, call) in tool_calls.iter().enumerate() {
             let key = format!("{}-{seq}-{index}", self.id);
-            let state = CallState::Pending;
-            self.open_calls.push(OpenCall { call: call.clone(), key, state, is_notice: false });
+            self.open_calls.push(OpenCall::pending(call.clone(), key));
         }
         self.messages.push(Message::Assistant { text, tool_calls });
     }
 
-    /// A run that failed on its closing answer (refused, cut) is asked again: the answer leaves the
-    /// conversation and stays in the log.
-    fn reopen(&mut self) {
-        // Waking a run that waits, or was paused, is no second try.
-        if self.ending.take().is_none() {
-            return;
-        }
-        self.steps.reopen(&mut self.children);
-        if self.queued.is_some() {
-            return self.open_queued();
-        }
-        let closed = matches!(
-            self.messages.last(),
-            Some(Message::Assistant { tool_calls, .. }) if tool_calls.is_empty()
-        );
-        if closed {
-            self.messages.pop();
+    /// A person is asked about the first call of which nobody knows whether it took effect.
+    fn ask(&mut self, seq: u64) {
+        self.interrupt();
+        let unknown = |open: &&OpenCall| {
+            matches!(open.state, CallState::Interrupted { effect: Effect::Once })
+        };
+        let Some(open) = self.open_calls.iter().find(unknown) else { return };
+        let is_same = |question: &Question| question.call_id == open.call.id;
+        if !self.question.as_ref().is_some_and(is_same) {
+            self.question = Some(Question { call_id: open.call.id.clone(), seq });
         }
     }
 
-    fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.steps.interrupt();
         for open in &mut self.open_calls {
             if let CallState::Started { effect } = open.state {
@@ -550,7 +627,7 @@ mod tests {
         let ended = RunEvent::Succeeded { output: "o".to_owned() };
         let mut ahead = Run::begin(RunId::generate(), Timestamp(0), &submitted).unwrap();
         let mut read_back = ahead.clone();
-        let claimed = RunEvent::Claimed { node: "n".into(), epoch: 1, damaged_checkpoints: 0 };
+        let claimed = RunEvent::Claimed { node: "n".into(), epoch: 1 };
         // Each batch is committed a little later than it was folded.
         let batches = [(9, 10, vec![claimed]), (15, 17, vec![started]), (20, 40, vec![ended])];
         for (about, at, events) in batches {

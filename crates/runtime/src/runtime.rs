@@ -7,17 +7,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use steadfast_guard::Classify;
-use steadfast_store::{NodeId, RunFilter, RunId, Store};
+use steadfast_store::{Checkpoint, NodeId, RunFilter, RunId, Store};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::commands::{
-    self, CancelRun, PauseRun, Pausing, ResumeRun, SignalRun, SubmitRun, Submitted,
+    self, AnswerCall, CancelRun, ForkRun, PauseRun, Pausing, ResumeRun, RetryRun, RollbackRun,
+    RolledBackTo, SignalRun, SubmitRun, Submitted,
 };
 use crate::error::RuntimeError;
-use crate::journal::fold;
+use crate::folding::fold;
 use crate::memory::{FactBook, FactScope};
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
@@ -28,7 +29,7 @@ use crate::schedule::{self, Schedule, ScheduleView, Timetable};
 use crate::scheduler::Scheduler;
 use crate::shared::{RuntimeOptions, Shared};
 use crate::stored;
-use crate::view::{EventView, RunList, RunView};
+use crate::view::{CheckpointView, EventView, RunList, RunView};
 use crate::watch::{Notices, Watch};
 
 /// Executes runs on a store. Cheap to clone; clones are the same runtime.
@@ -160,6 +161,63 @@ impl Runtime {
     /// No such run, its state does not allow it, or the store failed.
     pub async fn resume(&self, command: ResumeRun) -> Result<(), RuntimeError> {
         commands::resume(&self.shared, command).await
+    }
+
+    /// Lets a failed run go on from what it failed on, which is done again; its limits count anew.
+    ///
+    /// # Errors
+    /// No such run, it has not failed, or the store failed.
+    pub async fn retry(&self, command: RetryRun) -> Result<(), RuntimeError> {
+        commands::retry(&self.shared, command).await
+    }
+
+    /// Makes a new run that begins with another one's history and goes on in its own way; that one is not
+    /// touched. Once it has returned, the new run is on disk.
+    ///
+    /// # Errors
+    /// No such run, event or model, a run that cannot be forked, a node that drains, or the store failed.
+    pub async fn fork(&self, command: ForkRun) -> Result<Submitted, RuntimeError> {
+        if self.shared.drain.is_cancelled() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        commands::fork(&self.shared, command).await
+    }
+
+    /// Lets a run go on from where it was at an earlier event, after what came since is undone as far as the
+    /// catalog says how. Once it has returned, no step of the run as it was begins any more.
+    ///
+    /// # Errors
+    /// No such run or event, its state does not allow it, or the store failed.
+    pub async fn rollback(&self, command: RollbackRun) -> Result<RolledBackTo, RuntimeError> {
+        commands::rollback(&self.shared, command).await
+    }
+
+    /// Says whether an interrupted call took effect that a run asks about; `false` if that had been said
+    /// before. Once it has returned, it is on disk.
+    ///
+    /// # Errors
+    /// No such run, it does not ask about this call, or the store failed.
+    pub async fn answer(&self, command: AnswerCall) -> Result<bool, RuntimeError> {
+        commands::answer(&self.shared, command).await
+    }
+
+    /// The checkpoints that are kept of a run, newest first.
+    ///
+    /// # Errors
+    /// No such run, or the store failed.
+    pub async fn checkpoints(&self, run: RunId) -> Result<Vec<CheckpointView>, RuntimeError> {
+        let store = self.shared.store.as_ref();
+        let mut views = Vec::new();
+        for checkpoint in store.checkpoints(run).await? {
+            let Checkpoint { seq, at, body } = checkpoint;
+            let read = stored::unpack::<Run>(store, "a checkpoint", &body).await;
+            let problem = read.as_ref().err().map(ToString::to_string);
+            let run = read.ok();
+            let progress = run.as_ref().and_then(|run| run.progress.clone());
+            let iterations = run.map(|run| run.iterations);
+            views.push(CheckpointView { seq, at, progress, iterations, problem });
+        }
+        Ok(views)
     }
 
     /// A run as lists show it.

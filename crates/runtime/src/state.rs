@@ -99,7 +99,9 @@ impl Status {
                 | E::Signalled { .. }
                 | E::Heard { .. }
                 | E::ChildEnded { .. }
-                | E::StepsUnmet { .. },
+                | E::StepsUnmet { .. }
+                | E::CheckpointPassedOver { .. }
+                | E::CallJudged { .. },
             ) => Ok(Self::Running),
             (Self::Running, E::Parked { .. }) => Ok(Self::Waiting),
             (Self::Running, E::Succeeded { .. }) => Ok(Self::Succeeded),
@@ -114,6 +116,12 @@ impl Status {
             }
             // A failure is an end that a person may overrule; success and cancellation are final.
             (Self::Waiting | Self::Paused | Self::Failed, E::Resumed { .. }) => Ok(Self::Queued),
+            // A fork takes another run's log over, however that stands.
+            (_, E::Forked { .. })
+            | (
+                Self::Queued | Self::Running | Self::Waiting | Self::Paused | Self::Failed,
+                E::RolledBack { .. },
+            ) => Ok(Self::Queued),
             (status, event) => Err(IllegalTransition { status, event: event.kind() }),
         }
     }
@@ -141,7 +149,7 @@ mod tests {
     use steadfast_providers::tool::Progress;
 
     use super::*;
-    use crate::event::{StopReason, ToolOutcome, WaitReason};
+    use crate::event::{Changes, StopReason, ToolOutcome, Verdict, WaitReason};
     use crate::run::Ending;
 
     fn every_event() -> Vec<RunEvent> {
@@ -155,7 +163,7 @@ mod tests {
                 session: None,
                 tags: vec![],
             },
-            RunEvent::Claimed { node: text(), epoch: 1, damaged_checkpoints: 0 },
+            RunEvent::Claimed { node: text(), epoch: 1 },
             RunEvent::ModelAnswered {
                 key: text(),
                 model: text(),
@@ -199,9 +207,23 @@ mod tests {
                 ending: Ending::Succeeded { output: text() },
             },
             RunEvent::Paused { by: text(), reason: None },
-            RunEvent::Resumed { by: text() },
+            RunEvent::Resumed { by: text(), again: vec![] },
             RunEvent::StepsUnmet { steps: vec![] },
             RunEvent::Cancelling { by: text(), reason: None },
+            RunEvent::Forked {
+                from: steadfast_store::RunId::generate(),
+                at: 1,
+                changes: Changes::default(),
+                by: text(),
+            },
+            RunEvent::RolledBack { to: 1, by: text(), reason: None, undo: vec![], left: vec![] },
+            RunEvent::CheckpointPassedOver { checkpoint: 1, problem: text() },
+            RunEvent::CallJudged {
+                call_id: text(),
+                verdict: Verdict::Happened,
+                result: None,
+                by: text(),
+            },
             RunEvent::Cancelled { by: text(), reason: None },
             RunEvent::Succeeded { output: text() },
             RunEvent::Failed { stop: StopReason::Refused, message: text() },
@@ -242,7 +264,8 @@ mod tests {
 
     #[test]
     fn an_illegal_transition_names_the_state_and_the_event() {
-        let refused = Status::Succeeded.next(&RunEvent::Resumed { by: "ada".into() });
+        let refused =
+            Status::Succeeded.next(&RunEvent::Resumed { by: "ada".into(), again: vec![] });
         assert_eq!(
             refused.expect_err("final").to_string(),
             "`resumed` cannot happen to a run that is succeeded"

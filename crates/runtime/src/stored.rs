@@ -83,6 +83,26 @@ pub(crate) async fn unpack<T: DeserializeOwned>(
     serde_json::from_value(tree).map_err(|e| damaged(e.to_string()))
 }
 
+/// The blobs that a body refers to, as they are in the store, so that another run can refer to them, too.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) async fn blobs_of(store: &dyn Store, body: &[u8]) -> Result<Vec<Blob>, StoreError> {
+    let what = "an event";
+    let damaged = |problem: String| StoreError::Damaged { what, place: store.describe(), problem };
+    let tree: Value = serde_json::from_slice(body).map_err(|e| damaged(e.to_string()))?;
+    let mut wanted = Vec::new();
+    collect(&tree, &mut wanted);
+    let mut blobs = Vec::with_capacity(wanted.len());
+    for hash in wanted {
+        let hash = BlobHash::from_str(&hash).map_err(|e| damaged(e.to_string()))?;
+        let bytes = store.blob(hash).await?;
+        let bytes = bytes.ok_or_else(|| damaged(format!("blob {hash} is missing")))?;
+        blobs.push(Blob { hash, bytes });
+    }
+    Ok(blobs)
+}
+
 /// Unpacks an event of any version that this code knows.
 ///
 /// # Errors

@@ -46,6 +46,9 @@ pub struct RunView {
     pub ending: Option<String>,
     /// Why it stopped, as one word, if it failed.
     pub stop: Option<String>,
+    /// The run that it is a fork of.
+    #[serde(default)]
+    pub forked_from: Option<RunId>,
     /// Model answers so far.
     pub iterations: u32,
     /// Input tokens so far.
@@ -99,6 +102,7 @@ impl RunView {
             progress: summary.progress,
             ending: summary.ending,
             stop: summary.stop,
+            forked_from: summary.forked_from,
             iterations: summary.iterations,
             input_tokens: summary.input_tokens,
             output_tokens: summary.output_tokens,
@@ -132,4 +136,22 @@ pub struct EventView {
     /// What happened.
     #[serde(flatten)]
     pub event: RunEvent,
+}
+
+/// A checkpoint that is kept of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// The last event that it holds.
+    pub seq: u64,
+    /// When it was taken.
+    pub at: Timestamp,
+    /// Where the run stood, if a tool had reported it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Model answers by then, unless it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u32>,
+    /// Why it cannot be read, if it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }

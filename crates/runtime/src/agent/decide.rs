@@ -51,6 +51,9 @@ pub(crate) fn decide(
     if let Some(call) = interrupted_once {
         return Decision::AdmitUnknown { call: call.clone() };
     }
+    if let Some(call) = run.open_calls.iter().find(|open| open.is_undo) {
+        return Decision::RunTool { call: call.clone(), within: agent.turn_timeout };
+    }
     if let Some(queued) = &run.queued {
         return one_call(run, queued, agent, now);
     }
@@ -123,11 +126,11 @@ fn after_answer(run: &Run, agent: &AgentSpec, within: Duration) -> Decision {
     if answered {
         return closing(run);
     }
-    if run.iterations >= agent.max_iterations {
+    let counted = run.iterations.saturating_sub(run.allowance.iterations);
+    if counted >= agent.max_iterations {
         let message = format!(
-            "stopped after {} model answers, the agent's `max_iterations`: raise it and resume the \
-             run, or give the agent a smaller task",
-            run.iterations
+            "stopped after {counted} model answers, the agent's `max_iterations`: retry the run to let \
+             it go on for as many again, raise the limit, or give the agent a smaller task"
         );
         return end(StopReason::IterationLimit, message);
     }
@@ -165,7 +168,7 @@ fn end(stop: StopReason, message: String) -> Decision {
 fn time_left(run: &Run, agent: &AgentSpec, now: Timestamp) -> Result<Duration, TimeLimit> {
     let since_event = (now.0 - run.updated_at.0).max(0);
     let active = millis(run.active_ms + since_event);
-    let total = millis(now.0 - run.submitted_at.0);
+    let total = millis(now.0 - run.allowance.from.unwrap_or(run.submitted_at).0);
     let turn_left = agent.turn_timeout.checked_sub(active).filter(|left| !left.is_zero());
     let total_left = agent.total_timeout.checked_sub(total).filter(|left| !left.is_zero());
     let turn_left = turn_left.ok_or(TimeLimit::Turn)?;
@@ -178,7 +181,10 @@ fn timeout_message(agent: &AgentSpec, limit: TimeLimit) -> String {
         TimeLimit::Turn => ("turn_timeout", agent.turn_timeout),
         TimeLimit::Total => ("total_timeout", agent.total_timeout),
     };
-    format!("the agent's `{key}` of {value:?} has passed: raise it and resume the run")
+    format!(
+        "the agent's `{key}` of {value:?} has passed: retry the run to give it as long again, or raise \
+         the limit"
+    )
 }
 
 fn millis(ms: i64) -> Duration {

@@ -76,7 +76,7 @@ pub(crate) async fn run_tool(catalog: &Catalog, request: ToolRequest<'_>) -> Too
     let ToolRequest { agent, open, caller, within, made } = request;
     let began = Instant::now();
     let name = &open.call.name;
-    let entry = if open.is_notice { catalog.any_tool(name) } else { catalog.tool(agent, name) };
+    let entry = if open.is_own() { catalog.any_tool(name) } else { catalog.tool(agent, name) };
     let Some(entry) = entry else {
         return not_run(ToolOutcome::Invalid, unknown_tool(catalog, agent, name));
     };

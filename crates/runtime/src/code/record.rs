@@ -144,6 +144,20 @@ impl Steps {
         }
     }
 
+    /// The run goes on as another one. What was undone is done anew, with keys of its own; children that are not
+    /// over tell their end to the run that they were started by, so this one starts others.
+    pub(crate) fn forked(&mut self, is_over: bool, children: &mut BTreeMap<RunId, Ending>) {
+        if self.by_name.values().any(|record| record.undoes) {
+            *self = Self { round: self.round + 1, ..Self::default() };
+        } else if is_over {
+            self.reopen(children);
+        }
+        let open = self.children().filter(|(_, child)| !children.contains_key(child));
+        for name in open.map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
+            self.by_name.remove(&name);
+        }
+    }
+
     fn reopen_children(&mut self, children: &mut BTreeMap<RunId, Ending>) {
         let lost = |(name, child): (&str, RunId)| match children.get(&child) {
             Some(Ending::Failed { .. }) => Some((name.to_owned(), child, true)),

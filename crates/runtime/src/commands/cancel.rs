@@ -5,7 +5,7 @@ use steadfast_store::RunId;
 use super::seize_with;
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
-use crate::journal::fold;
+use crate::folding::fold;
 use crate::run::Run;
 use crate::shared::Shared;
 use crate::state::Status;

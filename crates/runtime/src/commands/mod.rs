@@ -1,8 +1,12 @@
 //! What people and programs ask of a run. One command, one file.
 
+mod answer;
 mod cancel;
+mod fork;
 mod pause;
 mod resume;
+mod retry;
+mod rollback;
 mod signal;
 mod submit;
 
@@ -10,12 +14,20 @@ use std::sync::Arc;
 
 use steadfast_store::{Append, Fence, RunId, Store, StoreError};
 
+pub use answer::AnswerCall;
+pub(crate) use answer::answer;
 pub use cancel::CancelRun;
 pub(crate) use cancel::{cancel, orphaned};
+pub use fork::ForkRun;
+pub(crate) use fork::fork;
 pub(crate) use pause::pause;
 pub use pause::{PauseRun, Pausing};
 pub use resume::ResumeRun;
 pub(crate) use resume::resume;
+pub use retry::RetryRun;
+pub(crate) use retry::retry;
+pub(crate) use rollback::rollback;
+pub use rollback::{RollbackRun, RolledBackTo};
 pub use signal::SignalRun;
 pub(crate) use signal::{check_name as check_signal_name, signal};
 pub use submit::{INPUT_BYTES_MAX, SubmitRun, Submitted};
@@ -23,7 +35,8 @@ pub(crate) use submit::{Labels, create, submit};
 
 use crate::error::RuntimeError;
 use crate::event::RunEvent;
-use crate::journal::{face, fold, unwritable};
+use crate::folding::fold;
+use crate::journal::{face, unwritable};
 use crate::letters;
 use crate::run::Run;
 use crate::shared::Shared;
@@ -76,22 +89,42 @@ pub(crate) async fn seize_with(
         if folded.status.next(&event).is_err() {
             return Err(RuntimeError::WrongState { run, command, status: folded.status });
         }
-        let (packed, blobs) = stored::pack_event(&event).map_err(unwritable)?;
         let expected_seq = folded.seq;
-        folded.apply(expected_seq + 1, store.now(), event)?;
-        let append = Append {
-            events: vec![packed],
-            blobs,
-            head: Some(face(&folded)?),
-            mail: letters::farewell_of(&folded).into_iter().collect(),
-            ..Append::new(run, Fence::Seize, expected_seq)
-        };
-        match store.append(append).await {
-            Ok(_) => return Ok(folded),
-            // The owner appended in between: look again.
-            Err(StoreError::Conflict { .. }) => {}
-            Err(error) => return Err(error.into()),
+        folded.apply(expected_seq + 1, store.now(), event.clone())?;
+        if write(store, &folded, expected_seq, &[event], false).await? {
+            return Ok(folded);
         }
     }
     Err(RuntimeError::Contended { run, command, attempts: ATTEMPTS_MAX })
+}
+
+/// Appends the events that have made a run what it is, and takes it from whoever holds it; `false` if the
+/// owner appended in between.
+async fn write(
+    store: &Arc<dyn Store>,
+    run: &Run,
+    expected_seq: u64,
+    events: &[RunEvent],
+    checkpoint: bool,
+) -> Result<bool, RuntimeError> {
+    let mut append = Append {
+        head: Some(face(run)?),
+        mail: letters::farewell_of(run).into_iter().collect(),
+        ..Append::new(run.id, Fence::Seize, expected_seq)
+    };
+    for event in events {
+        let (packed, blobs) = stored::pack_event(event).map_err(unwritable)?;
+        append.events.push(packed);
+        append.blobs.extend(blobs);
+    }
+    if checkpoint {
+        let snapshot = stored::pack(run).map_err(unwritable)?;
+        append.blobs.extend(snapshot.blobs);
+        append.checkpoint = Some(snapshot.body);
+    }
+    match store.append(append).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

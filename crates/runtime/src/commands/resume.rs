@@ -20,7 +20,8 @@ pub struct ResumeRun {
 /// Puts a failed or waiting run back into the queue.
 pub(crate) async fn resume(shared: &Shared, command: ResumeRun) -> Result<(), RuntimeError> {
     let ResumeRun { run, by } = command;
-    let folded = seize(&shared.store, run, "resume", RunEvent::Resumed { by }).await?;
+    let folded =
+        seize(&shared.store, run, "resume", RunEvent::Resumed { by, again: Vec::new() }).await?;
     shared.announce(run, folded.seq);
     Ok(())
 }

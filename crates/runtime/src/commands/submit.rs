@@ -74,10 +74,7 @@ impl SubmitRun {
             ("key", self.key.as_ref()),
             ("session", self.session.as_ref()),
         ] {
-            let Some(label) = label else { continue };
-            if label.is_empty() || label.len() > LABEL_BYTES_MAX {
-                return invalid(format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes"));
-            }
+            check_label(what, label)?;
         }
         if self.tags.len() > TAGS_MAX {
             let count = self.tags.len();
@@ -95,6 +92,15 @@ impl SubmitRun {
             None => Ok(()),
         }
     }
+}
+
+/// A label that is neither empty nor too long, or none.
+pub(super) fn check_label(what: &str, label: Option<&String>) -> Result<(), RuntimeError> {
+    if label.is_some_and(|label| label.is_empty() || label.len() > LABEL_BYTES_MAX) {
+        let problem = format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes");
+        return Err(RuntimeError::InvalidInput { problem });
+    }
+    Ok(())
 }
 
 /// What submitting did.

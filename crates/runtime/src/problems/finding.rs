@@ -36,6 +36,18 @@ impl Flaws {
         }
     }
 
+    /// A call that ended so is made once more.
+    pub(crate) const fn made_again(&mut self, outcome: ToolOutcome) {
+        if matches!(outcome, ToolOutcome::OutcomeUnknown) {
+            self.unknown = self.unknown.saturating_sub(1);
+        }
+    }
+
+    /// A rollback leaves so many calls behind that may have taken effect.
+    pub(crate) fn left(&mut self, unknown: usize) {
+        self.unknown = self.unknown.saturating_add(u32::try_from(unknown).unwrap_or(u32::MAX));
+    }
+
     /// A step of code is done, or failed for good.
     pub(crate) fn step(&mut self, step: &str, failed: bool) {
         if failed {

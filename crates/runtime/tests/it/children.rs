@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use steadfast_guard::ErrorClass;
 use steadfast_runtime::code::{CodePolicy, RunContext, StepError};
+use steadfast_runtime::event::Changes;
 use steadfast_runtime::{
-    CancelRun, Catalog, CatalogBuilder, Ending, ResumeRun, Runtime, SubmitRun,
+    CancelRun, Catalog, CatalogBuilder, Ending, ForkRun, ResumeRun, RunEvent, Runtime, SubmitRun,
 };
 use steadfast_store::{
     Disposition, HeadUpdate, Journal as _, MemoryStore, NewEvent, NewRun, RunFilter, RunId,
@@ -311,4 +312,60 @@ async fn c5_a_childs_error_tells_which_run_and_how_it_ended() {
     let run = submit(&runtime, "tells").await;
     let view = runtime.wait(run).await.expect("ends");
     assert_eq!(view.ending.as_deref(), Some("\"told\""), "{view:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c11_a_fork_of_a_parent_starts_its_own_children_and_one_of_a_child_has_no_parent() {
+    let outside = Outside::default();
+    let does = outside.clone();
+    let builder = Catalog::builder()
+        .code("leaf", move |run: RunContext| {
+            let does = does.clone();
+            async move {
+                run.wait_for::<String>("go").await?;
+                run.step("do").idempotent().call(|call| does.call("leaf", call)).await
+            }
+        })
+        .code("root", |run: RunContext| async move {
+            let child = run.child("one", "leaf", &1).await?;
+            child.result::<String>().await
+        });
+    let runtime = start_code(Arc::new(MemoryStore::new()), builder).await;
+    let order = SubmitRun {
+        session: Some("ticket-7".to_owned()),
+        tags: vec!["urgent".to_owned()],
+        ..SubmitRun::new("root", "null")
+    };
+    let root = runtime.submit(order).await.expect("accepted").run.id;
+    reaches(&runtime, root, &["waiting"]).await;
+    let children_of = async |parent: RunId| {
+        let filter = RunFilter { parent: Some(parent), ..RunFilter::default() };
+        let list = runtime.list(filter).await.expect("lists");
+        list.runs.into_iter().map(|view| view.id).collect::<Vec<_>>()
+    };
+    let child = children_of(root).await[0];
+    let fork_of = async |run: RunId| {
+        let (changes, by) = (Changes::default(), "ada".to_owned());
+        let order = ForkRun { run, at: None, changes, key: None, by };
+        runtime.fork(order).await.expect("forks").run
+    };
+    let (second_root, lone) = (fork_of(root).await, fork_of(child).await);
+    assert_eq!((lone.parent, lone.forked_from), (None, Some(child)));
+    assert_eq!(
+        (second_root.session.as_deref(), second_root.tags.as_slice()),
+        (Some("ticket-7"), ["urgent".to_owned()].as_slice())
+    );
+    reaches(&runtime, second_root.id, &["waiting"]).await;
+    for leaf in [child, children_of(second_root.id).await[0], lone.id] {
+        say(&runtime, leaf, "go", "once").await;
+    }
+    for run in [root, second_root.id, lone.id] {
+        let ended = runtime.wait(run).await.expect("ends").ending;
+        assert_eq!(ended.as_deref(), Some("\"leaf done\""));
+    }
+    assert_eq!(outside.applied().len(), 3, "each child has keys of its own");
+    assert_eq!((children_of(root).await.len(), children_of(second_root.id).await.len()), (1, 1));
+    let log = runtime.events(root, 0, 100).await.expect("reads");
+    let told = log.iter().filter(|view| matches!(view.event, RunEvent::ChildEnded { .. }));
+    assert_eq!(told.count(), 1, "the fork of the child tells nobody");
 }

@@ -118,20 +118,43 @@ pub(crate) struct CountingTool {
     /// What the next calls meet, instead of an effect.
     pub(crate) broken: Mutex<Option<ErrorClass>>,
     pub(crate) says: Mutex<ToolOutput>,
-    hold: bool,
+    /// Lets one held call of a gated tool end.
+    pub(crate) let_go: Notify,
+    holds: Holds,
+}
+
+/// What a call does after it has taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Never,
+    ForEver,
+    /// Until it is let go.
+    Gated,
+    /// For a tenth of a second.
+    Slow,
 }
 
 impl CountingTool {
     pub(crate) fn new(name: &str, effect: Effect) -> Arc<Self> {
-        Self::build(name, effect, false)
+        Self::build(name, effect, Holds::Never)
+    }
+
+    /// A tool that takes effect and answers once it is let go.
+    pub(crate) fn gated(name: &str, effect: Effect) -> Arc<Self> {
+        Self::build(name, effect, Holds::Gated)
+    }
+
+    /// A tool that takes effect and answers a tenth of a second later.
+    pub(crate) fn slow(name: &str, effect: Effect) -> Arc<Self> {
+        Self::build(name, effect, Holds::Slow)
     }
 
     /// A tool that takes effect and then never answers.
     pub(crate) fn stuck(name: &str, effect: Effect) -> Arc<Self> {
-        Self::build(name, effect, true)
+        Self::build(name, effect, Holds::ForEver)
     }
 
-    fn build(name: &str, effect: Effect, hold: bool) -> Arc<Self> {
+    fn build(name: &str, effect: Effect, holds: Holds) -> Arc<Self> {
         let schema = json!({
             "type": "object",
             "properties": { "n": { "type": "integer" }, "message": { "type": "string" } },
@@ -153,7 +176,8 @@ impl CountingTool {
             entered: Notify::new(),
             broken: Mutex::new(None),
             says: Mutex::new(ToolOutput::text("counted".to_owned())),
-            hold,
+            let_go: Notify::new(),
+            holds,
         })
     }
 
@@ -182,8 +206,11 @@ impl Tool for CountingTool {
         self.keys.lock().push(call.idempotency_key);
         self.arguments.lock().push(call.arguments);
         self.entered.notify_one();
-        if self.hold {
-            std::future::pending::<()>().await;
+        match self.holds {
+            Holds::Never => {}
+            Holds::ForEver => std::future::pending::<()>().await,
+            Holds::Gated => self.let_go.notified().await,
+            Holds::Slow => tokio::time::sleep(Duration::from_millis(100)).await,
         }
         let progress = Progress { step: 1, total: 2, description: "counted".to_owned() };
         Ok(ToolOutput { progress: Some(progress), ..self.says.lock().clone() })

@@ -1,5 +1,6 @@
 //! The command line: data on standard output, talk on standard error, the exit code tells the result.
 
+mod actions;
 mod client;
 mod facts;
 mod guards;
@@ -31,8 +32,7 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that `submit`, `ps`, `show`, `watch`, `cancel`, `resume`, `signal`, `facts`, `schedules` and
-    /// `guards` talk to.
+    /// The server that the commands on runs and guards talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -123,7 +123,8 @@ enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Let a failed run go on, or wake one that waits.
+    /// Let a failed or paused run go on, or wake one that waits. A failed one goes on from its last event,
+    /// without the result of a call that it failed on.
     Resume {
         /// The run.
         #[arg(value_parser = run_id)]
@@ -148,6 +149,37 @@ enum Command {
         #[arg(long)]
         id: Option<String>,
     },
+    /// Put a run aside until it is resumed.
+    Pause {
+        /// The run.
+        #[arg(value_parser = run_id)]
+        run: RunId,
+        /// Do not wait for the end of the step under way: interrupt it. Nobody knows then whether a `once`
+        /// call took effect.
+        #[arg(long)]
+        now: bool,
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a failed run go on from the step that failed, which is done again; its limits count anew.
+    Retry {
+        /// The run.
+        #[arg(value_parser = run_id)]
+        run: RunId,
+    },
+    /// Make a new run with another one's history, and let it go on in its own way.
+    Fork(actions::ForkArgs),
+    /// Let a run go on from an earlier event, after undoing what came since as far as that is configured.
+    Rollback(actions::RollbackArgs),
+    /// List the checkpoints that are kept of a run, newest first.
+    Checkpoints {
+        /// The run.
+        #[arg(value_parser = run_id)]
+        run: RunId,
+    },
+    /// Say whether an interrupted call took effect that a run asks about.
+    Answer(actions::AnswerArgs),
     /// Show how each model, tool and MCP server is protected and how it is; force a breaker by hand.
     Guards {
         #[command(subcommand)]
@@ -330,6 +362,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,
         Command::Resume { run } => remote::resume(&client()?, run, output).await,
+        Command::Pause { run, now, reason } => {
+            actions::pause(&client()?, run, now, reason, output).await
+        }
+        Command::Retry { run } => remote::retry(&client()?, run, output).await,
+        Command::Fork(args) => actions::fork(&client()?, args, output).await,
+        Command::Rollback(args) => actions::rollback(&client()?, args, output).await,
+        Command::Checkpoints { run } => actions::checkpoints(&client()?, run, output).await,
+        Command::Answer(args) => actions::answer(&client()?, args, output).await,
         Command::Signal { run, name, payload, id } => {
             let payload = read_input(payload)?;
             remote::signal(&client()?, run, remote::Signal { name, payload, id }, output).await

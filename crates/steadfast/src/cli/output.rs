@@ -5,8 +5,8 @@
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
-use steadfast_runtime::event::Degraded;
-use steadfast_runtime::{Ending, EventView, Problem, RunEvent, RunView};
+use steadfast_runtime::event::{Degraded, LeftCall, UndoCall};
+use steadfast_runtime::{CheckpointView, Ending, EventView, Problem, RunEvent, RunView};
 
 /// Data: to standard output.
 pub(super) fn data(text: &str) {
@@ -47,6 +47,24 @@ pub(super) fn runs(runs: &[RunView]) -> String {
     table.trim_fmt()
 }
 
+/// A table of checkpoints.
+pub(super) fn checkpoints(kept: &[CheckpointView]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["EVENT", "ANSWERS", "PROGRESS", "STATE"]);
+    for checkpoint in kept {
+        let progress = checkpoint.progress.as_ref();
+        let progress = progress.map(|p| format!("{}/{} {}", p.step, p.total, p.description));
+        let problem = checkpoint.problem.as_ref();
+        table.add_row([
+            checkpoint.seq.to_string(),
+            checkpoint.iterations.map(|count| count.to_string()).unwrap_or_default(),
+            progress.unwrap_or_default(),
+            problem.map_or_else(|| "whole".to_owned(), |problem| format!("DAMAGED: {problem}")),
+        ]);
+    }
+    table.trim_fmt()
+}
+
 /// One run, for people.
 pub(super) fn run(run: &RunView) -> String {
     let mut lines = vec![
@@ -64,6 +82,9 @@ pub(super) fn run(run: &RunView) -> String {
         lines.push(format!("parent   {parent}"));
     }
     lines.extend(problem(run));
+    if let Some(source) = &run.forked_from {
+        lines.push(format!("fork of  {source}"));
+    }
     if let Some(progress) = &run.progress {
         lines.push(format!(
             "progress {}/{}: {}",
@@ -105,13 +126,7 @@ fn problem(run: &RunView) -> Vec<String> {
 pub(super) fn event(view: &EventView) -> String {
     let text = match &view.event {
         RunEvent::Submitted { agent, .. } => format!("submitted to {agent}"),
-        RunEvent::Claimed { epoch, damaged_checkpoints: 0, .. } => {
-            format!("claimed, epoch {epoch}")
-        }
-        RunEvent::Claimed { epoch, damaged_checkpoints, .. } => format!(
-            "claimed, epoch {epoch}; {damaged_checkpoints} DAMAGED checkpoint(s) passed over: look \
-             after the disk"
-        ),
+        RunEvent::Claimed { epoch, .. } => format!("claimed, epoch {epoch}"),
         RunEvent::ModelAnswered {
             model, tool_calls, text, took_ms, simulated, degraded, ..
         } => {
@@ -154,7 +169,23 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Paused { by, reason } => {
             format!("paused by {by} {}", reason.as_deref().unwrap_or_default())
         }
-        RunEvent::Resumed { by } => format!("resumed by {by}"),
+        RunEvent::Resumed { by, again } if again.is_empty() => format!("resumed by {by}"),
+        RunEvent::Resumed { by, again } => {
+            format!("resumed by {by}, makes again: {}", again.join(", "))
+        }
+        RunEvent::Forked { from, at, by, .. } => format!("forked from {from} at {at} by {by}"),
+        RunEvent::RolledBack { to, by, undo, left, .. } => {
+            format!("rolled back to {to} by {by}{}", undone(undo, left))
+        }
+        RunEvent::CheckpointPassedOver { checkpoint: 0, problem } => {
+            format!("every checkpoint is DAMAGED, the whole log was used: {problem}")
+        }
+        RunEvent::CheckpointPassedOver { checkpoint, problem } => {
+            format!("checkpoint {checkpoint} is DAMAGED, the one before was used: {problem}")
+        }
+        RunEvent::CallJudged { call_id, verdict, by, .. } => {
+            format!("call {call_id}: {verdict:?}, says {by}")
+        }
         RunEvent::Cancelled { by, reason } => {
             format!("cancelled by {by} {}", reason.as_deref().unwrap_or_default())
         }
@@ -162,6 +193,13 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// What a rollback undoes, and what it leaves.
+pub(super) fn undone(undo: &[UndoCall], left: &[LeftCall]) -> String {
+    let undo = undo.iter().map(|undo| format!("; undoes {} by {}", undo.tool, undo.with));
+    let left = left.iter().map(|left| format!("; was not undone: {}", left.tool));
+    undo.chain(left).collect()
 }
 
 fn ended(ending: &Ending) -> String {

@@ -62,6 +62,14 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
     }
     let view: RunView = serde_json::from_value(detail.clone())?;
     output::data(&output::run(&view));
+    if let Some(asked) = detail.get("asked").and_then(|asked| asked.get("call")) {
+        let part = |name: &str| asked.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (id, name, arguments) = (part("id"), part("name"), part("arguments"));
+        output::data(&format!("asks     did call {id} take effect: {name} {arguments}"));
+        output::talk(&format!(
+            "say so with `steadfast answer {run} {id} happened`, `did-not` or `fail`"
+        ));
+    }
     let waits = detail.pointer("/waiting/explain").and_then(Value::as_str);
     if let (Some(why), Some(since)) = (waits, detail.pointer("/waiting/since")) {
         let since = since.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -119,6 +127,10 @@ pub(super) async fn signal(
         body["id"] = Value::String(id);
     }
     command(client, &format!("/runs/{run}/signals"), &body, format).await
+}
+
+pub(super) async fn retry(client: &Client, run: RunId, format: Output) -> anyhow::Result<Exit> {
+    command(client, &format!("/runs/{run}/retry"), &json!({}), format).await
 }
 
 async fn command(

@@ -129,6 +129,12 @@ impl Parts {
         for (tool, rule) in &config.expensive {
             builder = builder.expensive(tool, rule.clone());
         }
+        for (tool, rule) in &config.compensate {
+            builder = builder.compensate(tool, rule.clone());
+        }
+        for (tool, rule) in &config.unknown {
+            builder = builder.unknown(tool, rule.clone());
+        }
         builder = builder.on_alert(|alert| warn!("{alert}"));
         for (name, spec) in config.agent_specs()? {
             builder = builder.agent(name, spec);

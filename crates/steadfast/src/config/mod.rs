@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
-use steadfast_runtime::{AgentSpec, ExpenseRule, FallbackRule, KeyRule, PolicyRules, ProblemRules};
+use steadfast_runtime::{
+    AgentSpec, Compensation, ExpenseRule, FallbackRule, KeyRule, PolicyRules, ProblemRules,
+    UnknownRule,
+};
 use steadfast_store::Caps;
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
@@ -69,6 +72,10 @@ pub(crate) struct Config {
     pub(crate) expensive: BTreeMap<String, ExpenseRule>,
     /// When a run has a problem.
     pub(crate) problems: ProblemRules,
+    /// How what a tool has done is undone, by the tool's name.
+    pub(crate) compensate: BTreeMap<String, Compensation>,
+    /// What is done about a call that may or may not have taken effect, by the tool's name.
+    pub(crate) unknown: BTreeMap<String, UnknownRule>,
     /// The policies as they are written: what a table does not say, it inherits.
     #[serde(skip)]
     layers: Layers,

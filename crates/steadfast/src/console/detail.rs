@@ -1,10 +1,12 @@
-//! One run: where it stands, what happened, and the two things one can do about it.
+//! One run: where it stands, what happened, and what one can do about it.
 
 use askama::Template;
 use axum::extract::State;
 use axum::response::{Html, Redirect};
 use serde::Serialize;
-use steadfast_runtime::{CancelRun, EventView, Problem as RunProblem, ResumeRun, RunView, Status};
+use steadfast_runtime::{
+    CancelRun, EventView, OpenCall, Problem as RunProblem, ResumeRun, RunView, Status,
+};
 use steadfast_store::{RunId, Timestamp};
 
 use super::time::When;
@@ -41,7 +43,11 @@ struct HeadFragment {
     /// What is wrong with it.
     problem: Option<ProblemView>,
     can_cancel: bool,
+    can_pause: bool,
     can_resume: bool,
+    can_retry: bool,
+    /// The call that a person is asked about.
+    asked: Option<OpenCall>,
 }
 
 /// A problem, what it means and what to do.
@@ -70,6 +76,7 @@ impl ProblemView {
 #[derive(Template)]
 #[template(path = "step.html")]
 struct StepFragment<'a> {
+    run: RunId,
     step: &'a Step,
     exact: String,
 }
@@ -92,7 +99,7 @@ pub(super) async fn page(
     catch_up(&state, run, &mut timeline).await?;
     let mut steps = Vec::new();
     for step in timeline.steps() {
-        steps.push(step_html(step)?);
+        steps.push(step_html(run, step)?);
     }
     let page = RunPage {
         frame: Frame::of(&state),
@@ -126,6 +133,10 @@ pub(super) async fn catch_up(
 pub(super) async fn head_html(state: &ServerState, run: RunView) -> Result<String, Problem> {
     let (now, status) = (state.runtime.store().now(), Status::parse(&run.state));
     let waiting = state.runtime.waiting(run.id).await?;
+    let asked = match status {
+        Some(Status::Waiting) => state.runtime.fold(run.id).await?.asked().cloned(),
+        _ => None,
+    };
     let fragment = HeadFragment {
         id: run.id.to_string(),
         created: When::new(run.created_at, now),
@@ -133,14 +144,17 @@ pub(super) async fn head_html(state: &ServerState, run: RunView) -> Result<Strin
         waiting: waiting.map(|waiting| (waiting.explain, When::new(waiting.since, now))),
         problem: ProblemView::of(&run, now),
         can_cancel: status.is_some_and(|status| !status.is_over()),
-        can_resume: matches!(status, Some(Status::Failed | Status::Waiting)),
+        can_pause: matches!(status, Some(Status::Queued | Status::Running | Status::Waiting)),
+        can_resume: matches!(status, Some(Status::Failed | Status::Waiting | Status::Paused)),
+        can_retry: status == Some(Status::Failed),
+        asked,
         run,
     };
     render(&fragment)
 }
 
-pub(super) fn step_html(step: &Step) -> Result<String, Problem> {
-    render(&StepFragment { step, exact: super::time::exact(step.at) })
+pub(super) fn step_html(run: RunId, step: &Step) -> Result<String, Problem> {
+    render(&StepFragment { run, step, exact: super::time::exact(step.at) })
 }
 
 pub(super) async fn cancel(

@@ -144,7 +144,7 @@ impl RunReader {
             return Ok(fragments);
         }
         for step in self.timeline.take_changed() {
-            let html = detail::step_html(step)?;
+            let html = detail::step_html(self.run, step)?;
             fragments.push(Fragment { id: step.id.clone(), container: "steps", html });
         }
         Ok(fragments)

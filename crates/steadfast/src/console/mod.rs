@@ -1,10 +1,12 @@
 //! The pages for people: what runs there are, and what happened in one.
 //!
 //! Everything is rendered on the server; one small script replaces fragments as they change, and the
-//! pages work without it. Pages show, and their two buttons call the runtime's commands; nothing is
+//! pages work without it. Pages show, and their buttons call the runtime's commands; nothing is
 //! decided here.
 
+mod actions;
 mod assets;
+mod commanded;
 mod detail;
 mod errors;
 mod facts;
@@ -46,6 +48,12 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/console/runs/{id}/live", get(live::run))
         .route("/console/runs/{id}/cancel", post(detail::cancel))
         .route("/console/runs/{id}/resume", post(detail::resume))
+        .route("/console/runs/{id}/pause", post(actions::pause))
+        .route("/console/runs/{id}/retry", post(actions::retry))
+        .route("/console/runs/{id}/fork", get(actions::fork_page).post(actions::fork))
+        .route("/console/runs/{id}/checkpoints", get(actions::checkpoints))
+        .route("/console/runs/{id}/rollback", post(actions::rollback))
+        .route("/console/runs/{id}/answer", post(actions::answer))
 }
 
 /// What stands around every page.

@@ -8,6 +8,7 @@ use steadfast_runtime::event::{Degraded, RunEvent, ToolOutcome};
 use steadfast_runtime::{Ending, EventView};
 use steadfast_store::Timestamp;
 
+use super::commanded::commanded;
 use super::time::{exact, took};
 
 /// Text that is shown without being unfolded, in bytes.
@@ -20,6 +21,8 @@ pub(super) struct Step {
     pub(super) id: String,
     /// Its first event.
     pub(super) seq: u64,
+    /// Its last event.
+    pub(super) last: u64,
     /// When it began.
     pub(super) at: Timestamp,
     /// The kind, a class of the style sheet.
@@ -73,16 +76,7 @@ impl Timeline {
     pub(super) fn push(&mut self, view: EventView) {
         let EventView { seq, at, event } = view;
         self.seq = seq;
-        let step = |kind, title: String, badge| Step {
-            id: format!("step-{seq}"),
-            seq,
-            at,
-            kind,
-            title,
-            badge,
-            facts: Vec::new(),
-            texts: Vec::new(),
-        };
+        let step = |kind, title: String, badge| Step::new((seq, at), kind, title, badge);
         match event {
             RunEvent::Submitted { agent, input, call, parent, .. } => {
                 let made = step("submitted", format!("Submitted to {agent}"), "accepted");
@@ -99,16 +93,11 @@ impl Timeline {
                 };
                 self.add(made.text("Input", input, true));
             }
-            RunEvent::Claimed { node, epoch, damaged_checkpoints } => {
+            RunEvent::Claimed { node, epoch } => {
                 self.interrupt();
                 let hands = if epoch > 1 { "changed hands" } else { "started" };
                 let made = step("claimed", "Taken by a node".to_owned(), hands);
-                let made = made.fact("node", node).fact("epoch", epoch.to_string());
-                let made = match damaged_checkpoints {
-                    0 => made,
-                    damaged => made.fact("damaged checkpoints passed over", damaged.to_string()),
-                };
-                self.add(made);
+                self.add(made.fact("node", node).fact("epoch", epoch.to_string()));
             }
             answered @ RunEvent::ModelAnswered { .. } => self.answer(answered, &step),
             RunEvent::ToolStarted { call_id, tool, effect, .. } => {
@@ -212,7 +201,9 @@ impl Timeline {
     }
 
     fn change(&mut self, index: usize, change: impl FnOnce(&mut Step)) {
+        let seq = self.seq;
         if let Some(step) = self.steps.get_mut(index) {
+            step.last = seq;
             change(step);
             self.changed.insert(index);
         }
@@ -231,12 +222,22 @@ impl Timeline {
 }
 
 impl Step {
-    fn fact(mut self, label: &'static str, value: String) -> Self {
+    fn new(
+        (seq, at): (u64, Timestamp),
+        kind: &'static str,
+        title: String,
+        badge: &'static str,
+    ) -> Self {
+        let (id, facts, texts) = (format!("step-{seq}"), Vec::new(), Vec::new());
+        Self { id, seq, last: seq, at, kind, title, badge, facts, texts }
+    }
+
+    pub(super) fn fact(mut self, label: &'static str, value: String) -> Self {
         self.facts.push((label, value));
         self
     }
 
-    fn text(mut self, label: &'static str, text: String, open: bool) -> Self {
+    pub(super) fn text(mut self, label: &'static str, text: String, open: bool) -> Self {
         self.texts.push(Text::new(label, text, open));
         self
     }
@@ -249,7 +250,7 @@ impl Step {
         self.texts.push(Text::new("Why", reason, true));
     }
 
-    fn named(mut self, kind: &'static str, title: &str, badge: &'static str) -> Self {
+    pub(super) fn named(mut self, kind: &'static str, title: &str, badge: &'static str) -> Self {
         (self.kind, self.badge) = (kind, badge);
         title.clone_into(&mut self.title);
         self
@@ -257,7 +258,7 @@ impl Step {
 }
 
 impl Text {
-    fn new(label: &'static str, text: String, open: bool) -> Self {
+    pub(super) fn new(label: &'static str, text: String, open: bool) -> Self {
         let open = open && text.len() <= OPEN_TEXT_BYTES;
         Self { label, text, open }
     }
@@ -301,21 +302,13 @@ fn plain(event: RunEvent, step: Step) -> Step {
         | RunEvent::ChildEnded { .. }
         | RunEvent::StepsUnmet { .. }
         | RunEvent::Cancelling { .. }) => of_code(event, step),
-        RunEvent::Paused { by, reason } => {
-            let step = step.named("paused", "Paused", "paused").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
-        }
-        RunEvent::Resumed { by } => step.named("resumed", "Resumed", "queued").fact("by", by),
-        RunEvent::Cancelled { by, reason } => {
-            let step = step.named("cancelled", "Cancelled", "cancelled").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
-        }
+        event @ (RunEvent::Paused { .. }
+        | RunEvent::Resumed { .. }
+        | RunEvent::Cancelled { .. }
+        | RunEvent::Forked { .. }
+        | RunEvent::RolledBack { .. }
+        | RunEvent::CheckpointPassedOver { .. }
+        | RunEvent::CallJudged { .. }) => commanded(event, step),
         RunEvent::Succeeded { output } => {
             let mut step = step.named("succeeded", "Succeeded", "succeeded");
             // The answer is what the page is for: never folded.
@@ -477,10 +470,7 @@ mod tests {
         push(&mut timeline, asked());
         push(&mut timeline, started());
         timeline.take_changed();
-        push(
-            &mut timeline,
-            RunEvent::Claimed { node: "n2".into(), epoch: 2, damaged_checkpoints: 0 },
-        );
+        push(&mut timeline, RunEvent::Claimed { node: "n2".into(), epoch: 2 });
         assert_eq!(timeline.steps()[1].badge, "interrupted");
         let changed: Vec<_> = timeline.take_changed().iter().map(|step| step.badge).collect();
         assert_eq!(changed, ["interrupted", "changed hands"]);

@@ -4,6 +4,7 @@
 //! business. There is no login yet, so everything passes [`gate`] first, which lets in only what a
 //! program on this machine, or this server's own pages, can have sent.
 
+mod actions;
 mod catalog;
 mod events;
 mod extract;
@@ -25,8 +26,9 @@ use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
 use steadfast_runtime::{INPUT_BYTES_MAX, Runtime};
 
+pub(crate) use actions::Said;
 pub(crate) use events::{grown, live};
-pub(crate) use extract::{QueryOf, RunIdPath};
+pub(crate) use extract::{FormOf, QueryOf, RunIdPath};
 pub(crate) use facts::{FactPage, FactsOf};
 pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
@@ -84,6 +86,12 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/signals", post(signals::signal)),
         ("/api/v1/facts", get(facts::list)),
         ("/api/v1/facts/{key}", get(facts::show).put(facts::set).delete(facts::forget)),
+        ("/api/v1/runs/{id}/pause", post(actions::pause)),
+        ("/api/v1/runs/{id}/retry", post(actions::retry)),
+        ("/api/v1/runs/{id}/fork", post(actions::fork)),
+        ("/api/v1/runs/{id}/checkpoints", get(actions::checkpoints)),
+        ("/api/v1/runs/{id}/rollback", post(actions::rollback)),
+        ("/api/v1/runs/{id}/answer", post(actions::answer)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/schedules", get(schedules::list)),
         ("/api/v1/schedules/{name}/run", post(schedules::run)),

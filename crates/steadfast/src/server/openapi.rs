@@ -135,6 +135,44 @@ const OPERATIONS: &[Operation] = &[
         answers: &[("200", JSON, Answer::One("Run"))],
         problems: &["400", "404", "409", "413", "415"],
     },
+    command(
+        "/api/v1/runs/{id}/pause",
+        "Puts a run aside until it is resumed: at once, or once its step under way has ended.",
+        "PauseRun",
+        &[("200", JSON, Answer::One("PausedRun"))],
+    ),
+    command(
+        "/api/v1/runs/{id}/retry",
+        "Lets a failed run go on from what it failed on, which is done again.",
+        "RetryRun",
+        &[("200", JSON, Answer::One("Run"))],
+    ),
+    command(
+        "/api/v1/runs/{id}/fork",
+        "Makes a new run with this one's history up to an event; 200 if its key was known.",
+        "ForkRun",
+        &[("201", JSON, Answer::One("Run")), ("200", JSON, Answer::One("Run"))],
+    ),
+    Operation {
+        answers: &[("200", JSON, Answer::One("CheckpointList"))],
+        problems: &["400", "404"],
+        ..read(
+            "/api/v1/runs/{id}/checkpoints",
+            "Lists the checkpoints that are kept, newest first.",
+        )
+    },
+    command(
+        "/api/v1/runs/{id}/rollback",
+        "Lets a run go on from an earlier event, after what came since is undone as far as it can be.",
+        "RollbackRun",
+        &[("200", JSON, Answer::One("RolledBackRun"))],
+    ),
+    command(
+        "/api/v1/runs/{id}/answer",
+        "Says whether the interrupted call took effect that the run asks about.",
+        "AnswerCall",
+        &[("200", JSON, Answer::One("AnsweredRun"))],
+    ),
     Operation {
         method: HttpMethod::Post,
         path: "/api/v1/runs/{id}/signals",
@@ -246,6 +284,24 @@ const fn read(path: &'static str, summary: &'static str) -> Operation {
     }
 }
 
+/// An operation that does something with a run.
+const fn command(
+    path: &'static str,
+    summary: &'static str,
+    body: &'static str,
+    answers: &'static [(&'static str, &'static str, Answer)],
+) -> Operation {
+    Operation {
+        method: HttpMethod::Post,
+        path,
+        summary,
+        query: &[],
+        body: Some(body),
+        answers,
+        problems: &["400", "404", "409", "413", "415", "422", "503"],
+    }
+}
+
 pub(super) async fn serve(State(state): State<ServerState>) -> Json<OpenApi> {
     Json(document(state.version))
 }
@@ -284,7 +340,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
     }
     if let Some(body) = operation.body {
-        let required = if ["SubmitRun", "SignalRun", "SetFact"].contains(&body) {
+        let required = if ["SubmitRun", "SignalRun", "SetFact", "AnswerCall"].contains(&body) {
             Required::True
         } else {
             Required::False

@@ -7,7 +7,7 @@ use axum::http::{HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 use steadfast_runtime::event::StopReason;
 use steadfast_runtime::{
-    CancelRun, Ending, OpenCall, ResumeRun, RunList, RunView, SubmitRun, Waiting,
+    CancelRun, Ending, OpenCall, Origin, ResumeRun, RunList, RunView, SubmitRun, Waiting,
 };
 use steadfast_store::Timestamp;
 
@@ -62,6 +62,12 @@ pub(super) struct RunDetail {
     waiting: Option<Waiting>,
     /// Milliseconds in which it was executed.
     active_ms: i64,
+    /// The call that a person is asked about: `answer` says whether it took effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<OpenCall>,
+    /// Where it comes from, if it is a fork.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
 }
 
 /// Why a run has no answer.
@@ -103,6 +109,7 @@ pub(super) async fn show(
 ) -> Result<Json<RunDetail>, Problem> {
     let view = state.runtime.run(run).await?;
     let folded = state.runtime.fold(run).await?;
+    let asked = folded.asked().cloned();
     let (output, failure) = match folded.ending {
         None => (None, None),
         Some(Ending::Succeeded { output }) => (Some(output), None),
@@ -121,6 +128,8 @@ pub(super) async fn show(
         wake_at: folded.wake_at,
         waiting: state.runtime.waiting(run).await?,
         active_ms: folded.active_ms,
+        asked,
+        origin: folded.origin,
     }))
 }
 

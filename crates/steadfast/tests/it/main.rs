@@ -7,6 +7,7 @@
     reason = "these tests start and kill real programs, and end where something is not as said"
 )]
 
+mod actions;
 mod api;
 mod bad_input;
 mod cli;

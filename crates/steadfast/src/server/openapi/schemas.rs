@@ -25,6 +25,7 @@ const RUN_FIELDS: &[(&str, Type, bool)] = &[
     ("problem_since", Type::Integer, false),
     ("problem_detail", Type::String, false),
     ("input", Type::String, true),
+    ("forked_from", Type::String, false),
     ("ending", Type::String, false),
     ("stop", Type::String, false),
     ("iterations", Type::Integer, true),
@@ -80,9 +81,47 @@ fn run_detail() -> ObjectBuilder {
         .property("failure", failure.property("stop", typed(Type::Object)))
         .property("open_calls", ArrayBuilder::new().items(open_call))
         .required("open_calls")
+        .property("asked", typed(Type::Object))
+        .property("origin", typed(Type::Object))
         .property("wake_at", nullable(Type::Integer))
         .property("active_ms", typed(Type::Integer))
         .required("active_ms")
+}
+
+fn verdict() -> ObjectBuilder {
+    typed(Type::String).enum_values(Some(["happened", "did-not", "fail"]))
+}
+
+/// The checkpoints of a run.
+fn checkpoints() -> ObjectBuilder {
+    let checkpoint = object(&[
+        ("seq", Type::Integer, true),
+        ("at", Type::Integer, true),
+        ("iterations", Type::Integer, false),
+        ("problem", Type::String, false),
+    ])
+    .property("progress", typed(Type::Object));
+    let list = ArrayBuilder::new().items(checkpoint);
+    typed(Type::Object).property("checkpoints", list).required("checkpoints")
+}
+
+/// A run that goes back.
+fn rolled_back() -> ObjectBuilder {
+    let undo = object(&[
+        ("call_id", Type::String, true),
+        ("tool", Type::String, true),
+        ("with", Type::String, true),
+        ("arguments", Type::String, true),
+        ("key", Type::String, true),
+    ]);
+    let left = object(&[("call_id", Type::String, true), ("tool", Type::String, true)]);
+    run()
+        .property("to", typed(Type::Integer))
+        .required("to")
+        .property("undo", ArrayBuilder::new().items(undo))
+        .required("undo")
+        .property("left", ArrayBuilder::new().items(left))
+        .required("left")
 }
 
 /// A dependency's guard.
@@ -150,7 +189,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     ])
     .property("tools", ArrayBuilder::new().items(typed(Type::String)))
     .required("tools");
-    let described = vec![
+    let mut all = vec![
         ("Run", run()),
         ("RunDetail", run_detail()),
         ("RunList", runs.required("runs")),
@@ -196,7 +235,45 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
             ]),
         ),
     ];
-    described.into_iter().chain(facts()).collect()
+    all.extend(actions());
+    all.extend(facts());
+    all
+}
+
+/// What one does with a run, and what it says.
+fn actions() -> Vec<(&'static str, ObjectBuilder)> {
+    vec![
+        ("RetryRun", object(&[])),
+        ("PauseRun", object(&[("reason", Type::String, false), ("now", Type::Boolean, false)])),
+        ("PausedRun", run().property("paused", typed(Type::Boolean)).required("paused")),
+        (
+            "ForkRun",
+            object(&[
+                ("at", Type::Integer, false),
+                ("input", Type::String, false),
+                ("model", Type::String, false),
+                ("instructions", Type::String, false),
+                ("key", Type::String, false),
+            ]),
+        ),
+        ("CheckpointList", checkpoints()),
+        (
+            "RollbackRun",
+            object(&[
+                ("to", Type::Integer, false),
+                ("reason", Type::String, false),
+                ("pause", Type::Boolean, false),
+            ]),
+        ),
+        ("RolledBackRun", rolled_back()),
+        (
+            "AnswerCall",
+            object(&[("call", Type::String, true), ("result", Type::String, false)])
+                .property("verdict", verdict())
+                .required("verdict"),
+        ),
+        ("AnsweredRun", run().property("taken", typed(Type::Boolean)).required("taken")),
+    ]
 }
 
 /// What is remembered.
