@@ -187,7 +187,8 @@ enum Command {
     },
     /// Look after a store: check it, copy it, export and import it, migrate it, remove old runs.
     Store {
-        /// The store's file. Default: the configuration's `store.path`.
+        /// The store: a file, a `postgres://` URL without a password, or `env:VARIABLE` with a URL in it.
+        /// Default: the configuration's `store.url` or `store.path`.
         #[arg(long, global = true)]
         store: Option<String>,
         #[command(subcommand)]
