@@ -26,15 +26,16 @@ pub(super) fn events(
     after: u64,
     limit: usize,
 ) -> Result<Vec<StoredEvent>, Failure> {
-    // One snapshot: the card says how many events there are.
-    let snapshot = connection.unchecked_transaction()?;
-    let (number, head_seq): (i64, u64) = snapshot
+    // One snapshot: the card says how many events there are. A store that is looked at has one already.
+    let snapshot =
+        connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
+    let (number, head_seq): (i64, u64) = connection
         .prepare_cached("SELECT run, head_seq FROM run WHERE id = ?1")?
         .query_row([run.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?
         .ok_or(Failure::Refused(StoreError::NotFound { run }))?;
     let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut select = snapshot.prepare_cached(
+    let mut select = connection.prepare_cached(
         "SELECT seq, at, kind, version, body, seal FROM event WHERE run = ?1 AND seq > ?2 \
          ORDER BY seq LIMIT ?3",
     )?;
@@ -59,6 +60,7 @@ pub(super) fn events(
         }
         events.push(event);
     }
+    drop(snapshot);
     check_count(run, after, limit, head_seq, &events)?;
     Ok(events)
 }

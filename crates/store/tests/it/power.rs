@@ -44,11 +44,11 @@ fn body(what: &str, run: u8, seq: u64) -> Bytes {
 }
 
 fn blob(run: u8, seq: u64) -> Option<Blob> {
-    (seq % 5 == 0).then(|| Blob::new(body("blob", run, seq).repeat(8).into()))
+    seq.is_multiple_of(5).then(|| Blob::new(body("blob", run, seq).repeat(8).into()))
 }
 
 fn key(run: u8, seq: u64) -> Option<KeyName> {
-    (seq % 4 == 0).then(|| KeyName { scope: format!("{run}"), key: format!("{seq}") })
+    seq.is_multiple_of(4).then(|| KeyName { scope: format!("{run}"), key: format!("{seq}") })
 }
 
 fn event(run: u8, seq: u64) -> NewEvent {
@@ -93,7 +93,7 @@ async fn append(store: &SqliteStore, node: &NodeId, (run, epoch): (u8, u64), las
     let append = Append {
         events: vec![event(run, seq)],
         blobs: blob(run, seq).into_iter().collect(),
-        checkpoint: (seq % 3 == 0).then(|| body("checkpoint", run, seq)),
+        checkpoint: seq.is_multiple_of(3).then(|| body("checkpoint", run, seq)),
         keys,
         ..Append::new(id(run), Fence::Holding { epoch }, last)
     };
