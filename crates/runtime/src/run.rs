@@ -268,15 +268,15 @@ impl Run {
             RunEvent::StepFinished { step, output, failure, undoes } => {
                 self.flaws.step(&step, failure.is_some());
                 let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
-                self.steps.finished(step, result, undoes);
+                self.steps.finished(seq, step, result, undoes);
             }
             RunEvent::Progressed { progress } => self.progress = Some(progress),
             RunEvent::Signalled { name, payload, .. } => {
                 self.signals.entry(name).or_default().push(payload);
             }
             RunEvent::Heard { step, signal, timed_out } => {
-                let said = if timed_out { None } else { Some(self.hear(seq, signal)?) };
-                self.steps.heard(step, said);
+                let said = if timed_out { None } else { Some(self.hear(seq, signal.clone())?) };
+                self.steps.heard(seq, step, signal, said);
             }
             RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
             RunEvent::Paused { .. } => self.wake_at = None,
@@ -300,6 +300,7 @@ impl Run {
                 self.cancelling = Some(Cancelling { by, reason });
             }
             RunEvent::StepsUnmet { .. } => {}
+            RunEvent::Undone { again, .. } => self.went_back(&again),
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }

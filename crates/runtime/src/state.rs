@@ -100,6 +100,7 @@ impl Status {
                 | E::Heard { .. }
                 | E::ChildEnded { .. }
                 | E::StepsUnmet { .. }
+                | E::Undone { .. }
                 | E::CheckpointPassedOver { .. }
                 | E::CallJudged { .. },
             ) => Ok(Self::Running),
@@ -226,6 +227,7 @@ mod tests {
                 by: text(),
             },
             RunEvent::RolledBack { to: 1, by: text(), reason: None, undo: vec![], left: vec![] },
+            RunEvent::Undone { again: vec![], left: vec![] },
             RunEvent::CheckpointPassedOver { checkpoint: 1, problem: text() },
             RunEvent::CallJudged {
                 call_id: text(),

@@ -185,6 +185,11 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::RolledBack { to, by, undo, left, .. } => {
             format!("rolled back to {to} by {by}{}", undone(undo, left))
         }
+        RunEvent::Undone { again, left } => format!(
+            "undone: goes on from there{}{}",
+            listed("; done again: ", again),
+            listed("; NOT undone: ", left)
+        ),
         RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
             format!("call {call_id}: {verdict:?}, says {by}")
@@ -196,6 +201,11 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// Names behind what they are, if there are any.
+fn listed(what: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("{what}{}", names.join(", ")) }
 }
 
 /// What a rollback undoes, and what it leaves.
