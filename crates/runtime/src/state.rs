@@ -154,6 +154,10 @@ mod tests {
     use crate::run::Ending;
 
     fn every_event() -> Vec<RunEvent> {
+        executed().into_iter().chain(commanded_and_ended()).collect()
+    }
+
+    fn executed() -> Vec<RunEvent> {
         let text = String::new;
         vec![
             RunEvent::Submitted {
@@ -207,6 +211,12 @@ mod tests {
                 child: steadfast_store::RunId::generate(),
                 ending: Ending::Succeeded { output: text() },
             },
+        ]
+    }
+
+    fn commanded_and_ended() -> Vec<RunEvent> {
+        let text = String::new;
+        vec![
             RunEvent::Paused { by: text(), reason: None },
             RunEvent::Resumed { by: text(), again: vec![] },
             RunEvent::StepsUnmet { steps: vec![] },
