@@ -154,6 +154,10 @@ mod tests {
     use crate::run::Ending;
 
     fn every_event() -> Vec<RunEvent> {
+        executed().into_iter().chain(commanded_and_ended()).collect()
+    }
+
+    fn executed() -> Vec<RunEvent> {
         let text = String::new;
         vec![
             RunEvent::Submitted {
@@ -208,12 +212,9 @@ mod tests {
                 ending: Ending::Succeeded { output: text() },
             },
         ]
-        .into_iter()
-        .chain(later_events())
-        .collect()
     }
 
-    fn later_events() -> Vec<RunEvent> {
+    fn commanded_and_ended() -> Vec<RunEvent> {
         let text = String::new;
         vec![
             RunEvent::Paused { by: text(), reason: None },

@@ -300,4 +300,33 @@ mod tests {
         steps.reopen(&mut BTreeMap::new());
         assert_eq!((names(&steps), steps.round), (vec!["a", "b", "undo c"], 0));
     }
+
+    #[test]
+    fn c11_what_is_kept_is_the_same_now_and_a_failure_is_kept_if_the_code_had_gone_on_from_it() {
+        let mut then = Steps::default();
+        for (seq, name, is_good) in [(1, "met", false), (2, "a", true), (3, "b", true)] {
+            then.finished(
+                seq,
+                name.to_owned(),
+                if is_good { Ok(Value::Null) } else { Err(failure()) },
+                false,
+            );
+        }
+        then.finished(4, "last".to_owned(), Err(failure()), false);
+        then.finished(5, "undo a".to_owned(), Ok(Value::Null), true);
+        let mut now = then.clone();
+        // Taken back and done again since.
+        now.finished(9, "b".to_owned(), Ok(Value::Null), false);
+        let kept = then.kept(&now, |_| false);
+        assert_eq!(names(&kept), ["a", "met"]);
+        for (seq, step) in [(10, "first"), (11, "second")] {
+            now.heard(seq, step.to_owned(), "news".to_owned(), Some(Value::from(seq)));
+        }
+        let unheard = now.go_back(kept);
+        let said = |seq: u64| ("news".to_owned(), Value::from(seq));
+        assert_eq!(
+            (unheard, now.round, names(&now)),
+            (vec![said(11), said(10)], 1, vec!["a", "met"])
+        );
+    }
 }

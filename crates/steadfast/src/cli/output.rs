@@ -185,11 +185,7 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::RolledBack { to, by, undo, left, .. } => {
             format!("rolled back to {to} by {by}{}", undone(undo, left))
         }
-        RunEvent::Undone { again, left } => format!(
-            "undone: goes on from there{}{}",
-            listed("; done again: ", again),
-            listed("; NOT undone: ", left)
-        ),
+        RunEvent::Undone { again, left } => went_back(again, left),
         RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
             format!("call {call_id}: {verdict:?}, says {by}")
@@ -201,6 +197,12 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// How undoing the steps of a rollback has ended.
+fn went_back(again: &[String], left: &[String]) -> String {
+    let (again, left) = (listed("; done again: ", again), listed("; NOT undone: ", left));
+    format!("undone: goes on from there{again}{left}")
 }
 
 /// Names behind what they are, if there are any.
