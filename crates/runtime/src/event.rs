@@ -198,7 +198,7 @@ pub enum RunEvent {
         /// That run.
         from: RunId,
         /// Its last event that is in this log, too.
-        at: u64,
+        last: u64,
         /// What is different from here on.
         #[serde(default, skip_serializing_if = "Changes::is_empty")]
         changes: Changes,

@@ -156,7 +156,7 @@ async fn c11_a_fork_goes_on_from_any_event_and_leaves_its_source_alone() {
         let log = events(&runtime, fork.id).await;
         let (same, rest) = log.split_at(usize::try_from(at).expect("small"));
         assert_eq!(same, &before[..same.len()]);
-        assert!(matches!(&rest[0], RunEvent::Forked { from, at: last, .. }
+        assert!(matches!(&rest[0], RunEvent::Forked { from, last, .. }
             if *from == source && *last == at));
         assert_eq!(events(&runtime, source).await, before, "the source is as it was");
         let keys = rest.iter().filter_map(|event| match event {
