@@ -197,9 +197,8 @@ pub enum RunEvent {
     Forked {
         /// That run.
         from: RunId,
-        /// Its last event that is in this log, too. Not `at` where it is written: that is an event's time.
-        #[serde(rename = "last", alias = "at")]
-        at: u64,
+        /// Its last event that is in this log, too.
+        last: u64,
         /// What is different from here on.
         #[serde(default, skip_serializing_if = "Changes::is_empty")]
         changes: Changes,

@@ -272,7 +272,7 @@ impl Run {
             RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
             RunEvent::Paused { .. } => self.wake_at = None,
             RunEvent::Resumed { again, .. } => self.reopen(at, &again),
-            RunEvent::Forked { from, at: last, changes, .. } => {
+            RunEvent::Forked { from, last, changes, .. } => {
                 self.forked(at, Origin { run: from, at: last, changes });
             }
             RunEvent::RolledBack { .. } => {

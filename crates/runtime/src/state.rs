@@ -223,7 +223,7 @@ mod tests {
             RunEvent::Cancelling { by: text(), reason: None },
             RunEvent::Forked {
                 from: steadfast_store::RunId::generate(),
-                at: 1,
+                last: 1,
                 changes: Changes::default(),
                 by: text(),
             },

@@ -181,7 +181,9 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Resumed { by, again } => {
             format!("resumed by {by}, makes again: {}", again.join(", "))
         }
-        RunEvent::Forked { from, at, by, .. } => format!("forked from {from} at {at} by {by}"),
+        RunEvent::Forked { from, last, by, .. } => {
+            format!("forked from {from} at event {last} by {by}")
+        }
         RunEvent::RolledBack { to, by, undo, left, .. } => {
             format!("rolled back to {to} by {by}{}", undone(undo, left))
         }

@@ -17,10 +17,11 @@ pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
         RunEvent::Cancelled { by, reason } => {
             for_a_reason(step.named("cancelled", "Cancelled", "cancelled").fact("by", by), reason)
         }
-        RunEvent::Forked { from, at, changes, by } => {
+        RunEvent::Forked { from, last, changes, by } => {
             let Changes { input, model, instructions } = changes;
             let step = step.named("forked", "Forked: what comes before is another run's", "queued");
-            let mut step = step.fact("from run", from.to_string()).fact("at event", at.to_string());
+            let mut step =
+                step.fact("from run", from.to_string()).fact("at event", last.to_string());
             step.facts.extend(model.map(|model| ("model", model)));
             step.facts.push(("by", by));
             let texts = [("Input", input), ("Prompt", instructions)].into_iter();
