@@ -46,10 +46,10 @@ const KILLS_A_KIND: usize = 3;
 /// Nodes that are stopped past their lease, in one test, before they are killed.
 const WAKINGS: usize = 4;
 
-/// Events that a server's runs do not have: of runs that are code, which only a program that embeds the
-/// runtime has, and of commands that only such a program gives. They are killed at in
+/// Events that the runs of this load do not have: of runs that are code, which only a program that embeds the
+/// runtime has, and of commands that nobody gives here. They are killed at in
 /// `crates/runtime/tests/it/boundaries.rs` and beside it.
-const EMBEDDED_ONLY: [&str; 8] = [
+const EMBEDDED_ONLY: [&str; 13] = [
     "step_started",
     "step_finished",
     "signalled",
@@ -58,6 +58,11 @@ const EMBEDDED_ONLY: [&str; 8] = [
     "paused",
     "steps_unmet",
     "cancelling",
+    "forked",
+    "rolled_back",
+    "undone",
+    "checkpoint_passed_over",
+    "call_judged",
 ];
 
 /// The kinds that have not been killed at often enough.
