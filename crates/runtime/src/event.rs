@@ -221,6 +221,16 @@ pub enum RunEvent {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left: Vec<LeftCall>,
     },
+    /// What a run of code had done since the place that it was rolled back to is undone, as far as it can
+    /// be: it goes on from there.
+    Undone {
+        /// Steps from before that place that had been undone, too; they are done again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        again: Vec<String>,
+        /// Steps that changed something and stay in effect, as the code did not say how they are undone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
+    },
     /// A checkpoint could not be read; the run was folded from the one before it, or from its beginning.
     CheckpointPassedOver {
         /// The last event that it should have held; 0 if none of the run's checkpoints could be read.
@@ -278,7 +288,7 @@ pub enum RunEvent {
 
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 23] = [
+    pub const KINDS: [&str; 24] = [
         "submitted",
         "claimed",
         "model_answered",
@@ -297,6 +307,7 @@ impl RunEvent {
         "cancelling",
         "forked",
         "rolled_back",
+        "undone",
         "checkpoint_passed_over",
         "call_judged",
         "cancelled",
@@ -326,6 +337,7 @@ impl RunEvent {
             Self::Cancelling { .. } => "cancelling",
             Self::Forked { .. } => "forked",
             Self::RolledBack { .. } => "rolled_back",
+            Self::Undone { .. } => "undone",
             Self::CheckpointPassedOver { .. } => "checkpoint_passed_over",
             Self::CallJudged { .. } => "call_judged",
             Self::Cancelled { .. } => "cancelled",

@@ -457,6 +457,7 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Signalled { .. }
         | RunEvent::Heard { .. }
         | RunEvent::StepsUnmet { .. }
+        | RunEvent::Undone { .. }
         | RunEvent::ChildEnded { .. }
         | RunEvent::CheckpointPassedOver { .. }
         | RunEvent::CallJudged { .. } => false,

@@ -262,21 +262,12 @@ impl Run {
                 open.state = CallState::Started { effect };
             }
             finished @ RunEvent::ToolFinished { .. } => self.tool_finished(seq, finished)?,
-            RunEvent::StepStarted { step, effect, undoes } => {
-                self.steps.started(step, effect, undoes);
-            }
-            RunEvent::StepFinished { step, output, failure, undoes } => {
-                self.flaws.step(&step, failure.is_some());
-                let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
-                self.steps.finished(step, result, undoes);
-            }
+            event @ (RunEvent::StepStarted { .. }
+            | RunEvent::StepFinished { .. }
+            | RunEvent::Heard { .. }) => self.step(seq, event)?,
             RunEvent::Progressed { progress } => self.progress = Some(progress),
             RunEvent::Signalled { name, payload, .. } => {
                 self.signals.entry(name).or_default().push(payload);
-            }
-            RunEvent::Heard { step, signal, timed_out } => {
-                let said = if timed_out { None } else { Some(self.hear(seq, signal)?) };
-                self.steps.heard(step, said);
             }
             RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
             RunEvent::Paused { .. } => self.wake_at = None,
@@ -290,7 +281,7 @@ impl Run {
             RunEvent::CallJudged { call_id, verdict, result, by } => {
                 self.judged(&call_id, Judgement { verdict, result, by });
             }
-            RunEvent::CheckpointPassedOver { .. } => {}
+            RunEvent::CheckpointPassedOver { .. } | RunEvent::StepsUnmet { .. } => {}
             RunEvent::Succeeded { output } => self.ending = Some(Ending::Succeeded { output }),
             RunEvent::Failed { stop, message } => {
                 self.ending = Some(Ending::Failed { stop, message });
@@ -299,7 +290,7 @@ impl Run {
                 self.wake_at = None;
                 self.cancelling = Some(Cancelling { by, reason });
             }
-            RunEvent::StepsUnmet { .. } => {}
+            RunEvent::Undone { again, .. } => self.went_back(&again),
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }
@@ -313,6 +304,26 @@ impl Run {
             }
             // Refused by the state machine before it comes here.
             RunEvent::Submitted { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What happens to a step of code.
+    fn step(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
+        match event {
+            RunEvent::StepStarted { step, effect, undoes } => {
+                self.steps.started(step, effect, undoes);
+            }
+            RunEvent::StepFinished { step, output, failure, undoes } => {
+                self.flaws.step(&step, failure.is_some());
+                let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
+                self.steps.finished(seq, step, result, undoes);
+            }
+            RunEvent::Heard { step, signal, timed_out } => {
+                let said = if timed_out { None } else { Some(self.hear(seq, signal.clone())?) };
+                self.steps.heard(seq, step, signal, said);
+            }
+            _ => {}
         }
         Ok(())
     }

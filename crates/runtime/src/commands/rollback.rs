@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use steadfast_guard::Effect;
-use steadfast_store::RunId;
+use steadfast_store::{RunId, Store};
 
 use super::{ATTEMPTS_MAX, write};
 use crate::catalog::Catalog;
@@ -30,7 +30,8 @@ pub struct RollbackRun {
     pub pause: bool,
 }
 
-/// What rolling back did.
+/// What rolling back did. Of a run of code both lists are empty: the code says what undoes its steps, and
+/// event `undone` tells what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolledBackTo {
     /// The last event that still counts.
@@ -53,6 +54,7 @@ pub(crate) async fn rollback(
         let mut run = fold(store, id).await?.run;
         let to = place(shared, &run, to).await?;
         let past = fold_until(store, id, to).await?.run;
+        check_past(&past)?;
         let mut done = Done::begin(&past);
         let mut after = to;
         while after < run.seq {
@@ -99,19 +101,11 @@ async fn place(shared: &Shared, run: &Run, to: Option<u64>) -> Result<u64, Runti
             "run {id} makes one call for another run: there is no way back in it"
         ));
     }
-    if shared.catalog.code(&run.agent).is_some() {
-        return invalid(format!(
-            "run {id} is code, and undoes its steps itself when it fails: fork it from an earlier event instead"
-        ));
-    }
+    let store = shared.store.as_ref();
+    let earlier = earlier(store, run).await?;
     let to = match to {
         Some(to) => to,
-        None => {
-            let kept = shared.store.checkpoints(id).await?;
-            let kept = kept.into_iter().map(|checkpoint| checkpoint.seq);
-            let since = run.origin.as_ref().map_or(1, |origin| origin.at + 1);
-            kept.filter(|seq| (since..last).contains(seq)).max().unwrap_or(since)
-        }
+        None => newest(store, run, &earlier).await?,
     };
     if !(1..last).contains(&to) {
         return invalid(format!(
@@ -126,7 +120,74 @@ async fn place(shared: &Shared, run: &Run, to: Option<u64>) -> Result<u64, Runti
             origin.at, origin.run
         ));
     }
+    if let Some((by, place)) = taken_back(&earlier, to) {
+        return invalid(format!(
+            "event {to} was taken back by the rollback at event {by}: go back to event {place} or one before \
+             it, to one after event {by}, or fork the run at event {to}"
+        ));
+    }
     Ok(to)
+}
+
+/// While a rollback undoes something there is no way back: what it has undone would be undone again.
+fn check_past(past: &Run) -> Result<(), RuntimeError> {
+    if !past.open_calls.iter().any(|open| open.is_undo) {
+        return Ok(());
+    }
+    let problem = format!(
+        "at event {} an earlier rollback was still undoing calls: go back to an event before that rollback, \
+         or to one after it was done",
+        past.seq
+    );
+    Err(RuntimeError::InvalidInput { problem })
+}
+
+/// The newest checkpoint that the run can go back to.
+async fn newest(store: &dyn Store, run: &Run, earlier: &[(u64, u64)]) -> Result<u64, RuntimeError> {
+    let since = run.origin.as_ref().map_or(1, |origin| origin.at + 1);
+    let kept = store.checkpoints(run.id).await?;
+    let mut seqs: Vec<u64> = kept.into_iter().map(|checkpoint| checkpoint.seq).collect();
+    seqs.retain(|seq| (since..run.seq).contains(seq) && taken_back(earlier, *seq).is_none());
+    seqs.sort_unstable();
+    for seq in seqs.into_iter().rev() {
+        if check_past(&fold_until(store, run.id, seq).await?.run).is_ok() {
+            return Ok(seq);
+        }
+    }
+    Ok(since)
+}
+
+/// The rollbacks so far, each with the event that it went back to.
+async fn earlier(store: &dyn Store, run: &Run) -> Result<Vec<(u64, u64)>, RuntimeError> {
+    let (mut earlier, mut after) = (Vec::new(), 0);
+    while after < run.seq {
+        for stored in store.read(run.id, after, READ_PAGE).await? {
+            after = stored.seq;
+            if stored.kind == ROLLED_BACK
+                && let RunEvent::RolledBack { to, .. } =
+                    stored::unpack_event(store, &stored).await?
+            {
+                earlier.push((stored.seq, to));
+            }
+        }
+    }
+    Ok(earlier)
+}
+
+/// The rollback that took an event back, if one did, with the event that it went back to. Of what was
+/// taken back nothing counts, not even rollbacks.
+fn taken_back(earlier: &[(u64, u64)], seq: u64) -> Option<(u64, u64)> {
+    let mut last = u64::MAX;
+    for (by, place) in earlier.iter().rev().copied().filter(|(by, _)| *by > seq) {
+        if by > last {
+            continue;
+        }
+        if place < seq {
+            return Some((by, place));
+        }
+        last = place;
+    }
+    None
 }
 
 /// A call that has changed something, or may have.
@@ -144,7 +205,7 @@ struct Change {
 
 /// What was done after the place that a run goes back to.
 struct Done {
-    /// Arguments of the calls of the last answer, by id; whether they were open at that place.
+    /// Arguments of calls, by id, the latest if an id comes again; whether they were open at that place.
     asked: BTreeMap<String, (String, bool)>,
     /// Written ahead and without a result.
     under_way: BTreeMap<String, Change>,
@@ -187,7 +248,7 @@ impl Done {
         match event {
             RunEvent::ModelAnswered { tool_calls, .. } => {
                 let calls = tool_calls.into_iter();
-                self.asked = calls.map(|call| (call.id, (call.arguments, false))).collect();
+                self.asked.extend(calls.map(|call| (call.id, (call.arguments, false))));
             }
             RunEvent::ToolStarted { call_id, tool, effect, key } => {
                 self.started(call_id, tool, effect, key);
@@ -217,6 +278,11 @@ impl Done {
             // What had been written ahead did not leave, then; a person is asked about what may have.
             RunEvent::Parked { reason, .. } if reason != WaitReason::Person => {
                 self.under_way.clear();
+            }
+            // What it dropped has no result, and its id may come again.
+            RunEvent::RolledBack { .. } => {
+                let dropped = std::mem::take(&mut self.under_way).into_values();
+                self.changes.extend(dropped.filter(|change| !change.key.ends_with(UNDO)));
             }
             RunEvent::CallJudged { call_id, verdict: Verdict::DidNot, .. } => {
                 self.under_way.remove(&call_id);
@@ -249,6 +315,9 @@ impl Done {
         (undo, left)
     }
 }
+
+/// The kind of the event that goes back, as it is stored.
+const ROLLED_BACK: &str = "rolled_back";
 
 /// What the key of a call that undoes another one ends with.
 const UNDO: &str = "-undo";

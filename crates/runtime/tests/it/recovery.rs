@@ -8,10 +8,10 @@ use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::Message;
 use steadfast_runtime::event::{Changes, ToolOutcome, Verdict};
 use steadfast_runtime::{
-    AgentSpec, AnswerCall, CatalogBuilder, Compensation, ForkRun, ResumeRun, RetryRun, RollbackRun,
-    RunEvent, RunView, Runtime, RuntimeError, SubmitRun, UnknownRule, audit,
+    AgentSpec, AnswerCall, CatalogBuilder, Compensation, EventView, ForkRun, ResumeRun, RetryRun,
+    RollbackRun, RunEvent, RunView, Runtime, RuntimeError, SubmitRun, UnknownRule, audit,
 };
-use steadfast_store::{Catalog as _, MemoryStore, RunId};
+use steadfast_store::{Catalog as _, MemoryStore, RunId, Timestamp};
 
 use crate::world::{CountingTool, Says, ScriptedModel, start, start_with};
 
@@ -321,6 +321,72 @@ async fn c11_a_rollback_stops_what_is_under_way_and_can_leave_the_run_paused() {
     // Going back to the same place once more undoes nothing twice, whatever it says.
     let refused = runtime.rollback(back(run, Some(1))).await;
     assert!(matches!(refused, Err(RuntimeError::WrongState { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c11_a_rollback_to_what_an_earlier_one_took_back_is_refused_and_makes_no_call_twice() {
+    let store = Arc::new(MemoryStore::new());
+    let model = ScriptedModel::new(vec![
+        calls(),
+        Says::Fails(ErrorClass::Authentication, None),
+        Says::Fails(ErrorClass::Authentication, None),
+        Says::Text("again"),
+    ]);
+    let tool = CountingTool::new("count", Effect::Once);
+    let runtime = start(&store, &model, &[&tool], DEFAULTS).await;
+    let run = submit(&runtime).await;
+    assert_eq!(ended(&runtime, run).await.state, "failed");
+    let asked =
+        seq_of(&runtime, run, |event| matches!(event, RunEvent::ModelAnswered { .. })).await;
+    let told = runtime.rollback(back(run, Some(1))).await.expect("rolls back");
+    assert_eq!(told.left.len(), 1, "nothing undoes it");
+    assert_eq!(ended(&runtime, run).await.state, "failed");
+    let refused = runtime.rollback(back(run, Some(asked))).await;
+    let Err(RuntimeError::InvalidInput { problem }) = refused else { panic!("{refused:?}") };
+    assert!(problem.contains("was taken back"), "{problem}");
+    let told = runtime.rollback(back(run, None)).await.expect("finds a place that counts");
+    assert!(told.to == 1 || told.to > asked + 2, "{told:?}");
+    assert_eq!(ended(&runtime, run).await.state, "succeeded");
+    assert_eq!(tool.count(), 1, "it was left in effect, and is not made again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c11_what_was_under_way_and_has_been_undone_is_not_undone_by_the_next_rollback() {
+    let store = Arc::new(MemoryStore::new());
+    let model = ScriptedModel::new(vec![
+        calls(),
+        Says::Fails(ErrorClass::Authentication, None),
+        Says::Text("again"),
+    ]);
+    let stuck = CountingTool::stuck("count", Effect::Once);
+    let undo = CountingTool::new("uncount", Effect::Once);
+    let extend = |builder: CatalogBuilder| builder.compensate("count", undo_rule("uncount"));
+    let runtime = start_with(&store, &model, &[&stuck, &undo], DEFAULTS, extend).await;
+    let run = submit(&runtime).await;
+    stuck.entered.notified().await;
+    runtime.rollback(back(run, Some(1))).await.expect("rolls back");
+    assert_eq!(ended(&runtime, run).await.state, "failed");
+    let amid = seq_of(&runtime, run, |event| matches!(event, RunEvent::RolledBack { .. })).await;
+    let refused = runtime.rollback(back(run, Some(amid))).await;
+    assert!(matches!(refused, Err(RuntimeError::InvalidInput { .. })), "{refused:?}");
+    let told = runtime.rollback(back(run, Some(1))).await.expect("rolls back again");
+    assert!(told.undo.is_empty() && told.left.is_empty(), "{told:?}");
+    assert_eq!(ended(&runtime, run).await.state, "succeeded");
+    assert_eq!((stuck.count(), undo.count()), (1, 1));
+}
+
+#[test]
+fn an_event_keeps_its_time_in_json_when_it_tells_of_a_fork() {
+    let event = RunEvent::Forked {
+        from: RunId::from_bytes([7; 16]),
+        last: 3,
+        changes: Changes::default(),
+        by: "ada".to_owned(),
+    };
+    let view = EventView { seq: 4, at: Timestamp(1_700_000_000_000), event };
+    let text = serde_json::to_string(&view).expect("writes");
+    assert_eq!(text.matches("\"at\"").count(), 1, "{text}");
+    assert_eq!(serde_json::from_str::<EventView>(&text).expect("reads"), view);
 }
 
 /// A run whose `once` call is interrupted, with a rule for that; the tool is whole again then.

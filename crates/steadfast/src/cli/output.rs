@@ -187,6 +187,7 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::RolledBack { to, by, reason, undo, left } => {
             format!("rolled back to {to} by {by}{}{}", why(reason.as_deref()), undone(undo, left))
         }
+        RunEvent::Undone { again, left } => went_back(again, left),
         RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
             format!("call {call_id}: {verdict:?}, says {by}")
@@ -198,6 +199,17 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// How undoing the steps of a rollback has ended.
+fn went_back(again: &[String], left: &[String]) -> String {
+    let (again, left) = (listed("; done again: ", again), listed("; NOT undone: ", left));
+    format!("undone: goes on from there{again}{left}")
+}
+
+/// Names behind what they are, if there are any.
+fn listed(what: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("{what}{}", names.join(", ")) }
 }
 
 /// What a rollback undoes, and what it leaves.

@@ -1,6 +1,6 @@
 //! What people did with a run, as steps of its timeline.
 
-use steadfast_runtime::event::{Changes, RunEvent, Verdict};
+use steadfast_runtime::event::{Changes, LeftCall, RunEvent, Verdict};
 
 use super::timeline::{Step, Text};
 
@@ -34,10 +34,7 @@ pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
             let mut step = step.fact("by", by);
             step.texts.extend(reason.map(|reason| Text::new("Reason", reason, true)));
             let undo = undo.iter().map(|undo| format!("{} by {}", undo.tool, undo.with));
-            let left = left.iter().map(|left| match left.unknown {
-                true => format!("{} (it may have taken effect)", left.tool),
-                false => left.tool.clone(),
-            });
+            let left = left.iter().map(stays);
             let lists = [
                 ("To be undone", undo.collect::<Vec<_>>()),
                 ("Was not undone", left.collect::<Vec<_>>()),
@@ -76,5 +73,12 @@ fn for_a_reason(step: Step, reason: Option<String>) -> Step {
     match reason {
         Some(reason) => step.text("Reason", reason, true),
         None => step,
+    }
+}
+
+fn stays(left: &LeftCall) -> String {
+    match left.unknown {
+        true => format!("{} (it may have taken effect)", left.tool),
+        false => left.tool.clone(),
     }
 }
