@@ -64,7 +64,7 @@ impl Flaws {
             told.push(format!("{} call(s) have an unknown outcome", self.unknown));
         }
         if !self.failing.is_empty() {
-            told.push(format!("the last call failed of {}", listed(&self.failing)));
+            told.push(format!("the last call of {} failed", listed(&self.failing)));
         }
         if !self.failed_steps.is_empty() {
             told.push(format!("these steps failed: {}", listed(&self.failed_steps)));
@@ -133,7 +133,7 @@ mod tests {
         let mut flaws = Flaws::default();
         flaws.tool("pay", ToolOutcome::Failed);
         flaws.tool("ask", ToolOutcome::Invalid);
-        assert_eq!(flaws.told(0).as_deref(), Some("the last call failed of `pay`"));
+        assert_eq!(flaws.told(0).as_deref(), Some("the last call of `pay` failed"));
         flaws.tool("pay", ToolOutcome::Done);
         assert_eq!(flaws.told(0), None);
         flaws.tool("pay", ToolOutcome::OutcomeUnknown);

@@ -36,23 +36,40 @@ pub(super) enum FactAction {
     /// Print the value of a fact.
     Get {
         /// Its key.
+        #[arg(value_parser = key)]
         key: String,
     },
     /// Make a fact true.
     Set {
         /// Its key.
+        #[arg(value_parser = key)]
         key: String,
         /// Its value: JSON, or else a text.
         value: String,
         /// For how long it holds, as `7d`. Default: for ever.
-        #[arg(long)]
+        #[arg(long, value_parser = duration)]
         keep: Option<String>,
     },
     /// Forget a fact.
     Forget {
         /// Its key.
+        #[arg(value_parser = key)]
         key: String,
     },
+}
+
+fn key(text: &str) -> Result<String, String> {
+    // The server says what else a key may not be; without one, there is nothing to ask it about.
+    if text.is_empty() {
+        Err("a key has at least one letter".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// Checked here, so that the option is named; the server reads it again.
+fn duration(text: &str) -> Result<String, String> {
+    super::store::duration(text).map(|_| text.to_owned())
 }
 
 impl Whose {

@@ -14,9 +14,9 @@ use super::{Exit, output};
 /// An example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Example {
-    /// Collect, clean, analyse and report on a data file (SCOPE C9).
+    /// Collect, clean, analyse and report on a data file.
     Report,
-    /// Apply a list of changes to a git repository, one commit each (SCOPE C8).
+    /// Apply a list of changes to a git repository, one commit each.
     Refactor,
 }
 

@@ -71,6 +71,7 @@ pub(super) fn run(run: &RunView) -> String {
         format!("run      {}", run.id),
         format!("agent    {} (tenant {})", run.agent, run.tenant),
         format!("state    {}", run.state),
+        format!("input    {}", first_line(&run.input)),
     ];
     if let Some(session) = &run.session {
         lines.push(format!("session  {session}"));
@@ -102,7 +103,7 @@ pub(super) fn run(run: &RunView) -> String {
     if run.degraded > 0 {
         lines.push(format!("degraded {} answer(s) or result(s) of something else", run.degraded));
     }
-    lines.push(format!("events   {}, changed hands {} time(s)", run.events, run.epoch));
+    lines.push(format!("events   {}, epoch {}", run.events, run.epoch));
     if let Some(stop) = &run.stop {
         lines.push(format!("stopped  {stop}"));
     }
@@ -169,13 +170,12 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::StepsUnmet { steps } => {
             format!("the code never came to these steps of the log: {}", steps.join(", "))
         }
-        RunEvent::Cancelling { by, reason } => format!(
-            "{by} wants it to end: what it has begun is undone{}",
-            reason.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
-        ),
+        RunEvent::Cancelling { by, reason } => {
+            format!("{by} wants it to end: what it has begun is undone{}", why(reason.as_deref()))
+        }
         RunEvent::ChildEnded { child, ending } => format!("child {child} {}", ended(ending)),
         RunEvent::Paused { by, reason } => {
-            format!("paused by {by} {}", reason.as_deref().unwrap_or_default())
+            format!("paused by {by}{}", why(reason.as_deref()))
         }
         RunEvent::Resumed { by, again } if again.is_empty() => format!("resumed by {by}"),
         RunEvent::Resumed { by, again } => {
@@ -184,8 +184,8 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Forked { from, last, by, .. } => {
             format!("forked from {from} at event {last} by {by}")
         }
-        RunEvent::RolledBack { to, by, undo, left, .. } => {
-            format!("rolled back to {to} by {by}{}", undone(undo, left))
+        RunEvent::RolledBack { to, by, reason, undo, left } => {
+            format!("rolled back to {to} by {by}{}{}", why(reason.as_deref()), undone(undo, left))
         }
         RunEvent::Undone { again, left } => went_back(again, left),
         RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
@@ -193,7 +193,7 @@ pub(super) fn event(view: &EventView) -> String {
             format!("call {call_id}: {verdict:?}, says {by}")
         }
         RunEvent::Cancelled { by, reason } => {
-            format!("cancelled by {by} {}", reason.as_deref().unwrap_or_default())
+            format!("cancelled by {by}{}", why(reason.as_deref()))
         }
         RunEvent::Succeeded { .. } => "succeeded".to_owned(),
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
@@ -215,8 +215,14 @@ fn listed(what: &str, names: &[String]) -> String {
 /// What a rollback undoes, and what it leaves.
 pub(super) fn undone(undo: &[UndoCall], left: &[LeftCall]) -> String {
     let undo = undo.iter().map(|undo| format!("; undoes {} by {}", undo.tool, undo.with));
-    let left = left.iter().map(|left| format!("; was not undone: {}", left.tool));
+    let left: Vec<&str> = left.iter().map(|left| left.tool.as_str()).collect();
+    let left = (!left.is_empty()).then(|| format!("; was not undone: {}", left.join(", ")));
     undo.chain(left).collect()
+}
+
+/// The reason that somebody gave, if they gave one.
+fn why(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
 }
 
 fn ended(ending: &Ending) -> String {

@@ -74,6 +74,10 @@ fn c13_what_an_agent_remembers_outlives_a_crash_and_stays_with_its_tenant() {
     let place = format!("http://{}", server.address);
     let other = ["facts", "get", "tea/<b>", "--agent", "worker", "--server", &place];
     refused(folder, &other, 3, &["unknown_fact", "tea/<b>"]);
+    let endless = ["facts", "set", "tea", "1", "--keep", "for ever", "--server", &place];
+    refused(folder, &endless, 2, &["--keep", "for ever", "30d"]);
+    let nameless = ["facts", "get", "", "--server", &place];
+    refused(folder, &nameless, 2, &["KEY", "at least one letter"]);
     let page = get(&server.address, "/console/facts?tenant=acme&agent=worker").body;
     assert!(page.contains("green") && !page.contains("tea/<b>"), "{page}");
     let forget = page.split("method=\"post\" action=\"").nth(1).expect("a button");

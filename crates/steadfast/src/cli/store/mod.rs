@@ -60,7 +60,8 @@ pub(super) enum StoreAction {
     },
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A duration as people write it.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     serde_json::from_value::<humantime_serde::Serde<Duration>>(json!(text))
         .map(humantime_serde::Serde::into_inner)
         .map_err(|_| "it is not a duration such as `30d` or `12h`".to_owned())
