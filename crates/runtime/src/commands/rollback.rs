@@ -168,7 +168,8 @@ async fn earlier(store: &dyn Store, run: &Run) -> Result<Vec<(u64, u64)>, Runtim
         for stored in store.read(run.id, after, READ_PAGE).await? {
             after = stored.seq;
             if stored.kind == ROLLED_BACK
-                && let RunEvent::RolledBack { to, .. } = stored::unpack_event(store, &stored).await?
+                && let RunEvent::RolledBack { to, .. } =
+                    stored::unpack_event(store, &stored).await?
             {
                 earlier.push((stored.seq, to));
             }

@@ -8,8 +8,8 @@ use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::Message;
 use steadfast_runtime::event::{Changes, ToolOutcome, Verdict};
 use steadfast_runtime::{
-    AgentSpec, AnswerCall, CatalogBuilder, Compensation, EventView, ForkRun, ResumeRun, RetryRun, RollbackRun,
-    RunEvent, RunView, Runtime, RuntimeError, SubmitRun, UnknownRule, audit,
+    AgentSpec, AnswerCall, CatalogBuilder, Compensation, EventView, ForkRun, ResumeRun, RetryRun,
+    RollbackRun, RunEvent, RunView, Runtime, RuntimeError, SubmitRun, UnknownRule, audit,
 };
 use steadfast_store::{Catalog as _, MemoryStore, RunId, Timestamp};
 
@@ -366,8 +366,7 @@ async fn c11_what_was_under_way_and_has_been_undone_is_not_undone_by_the_next_ro
     stuck.entered.notified().await;
     runtime.rollback(back(run, Some(1))).await.expect("rolls back");
     assert_eq!(ended(&runtime, run).await.state, "failed");
-    let amid =
-        seq_of(&runtime, run, |event| matches!(event, RunEvent::RolledBack { .. })).await;
+    let amid = seq_of(&runtime, run, |event| matches!(event, RunEvent::RolledBack { .. })).await;
     let refused = runtime.rollback(back(run, Some(amid))).await;
     assert!(matches!(refused, Err(RuntimeError::InvalidInput { .. })), "{refused:?}");
     let told = runtime.rollback(back(run, Some(1))).await.expect("rolls back again");
