@@ -1,5 +1,7 @@
 //! What a runtime can run and use: agents, models, tools, each dependency with its guard.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
 use crate::memory::{MemoryRule, MemoryTool, tools_of};
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference, tool_policy};
-use crate::unknown::{self, Compensation, UnknownRule};
+use crate::unknown::{Compensation, UnknownRule};
 
 /// Agents, models and tools by name. Fixed once built.
 pub struct Catalog {
@@ -284,59 +286,6 @@ impl CatalogBuilder {
         let entry = ToolEntry { tool, arguments, guard, key, fallback, last_good, expense };
         if catalog.tools.insert(name.clone(), entry).is_some() {
             return Err(misconfigured(format!("two tools are called `{name}`: rename one")));
-        }
-        Ok(())
-    }
-
-    /// A rule for what is not there would do nothing, and nobody would know.
-    fn check_rules(&self, catalog: &Catalog) -> Result<(), RuntimeError> {
-        let models: Vec<&str> = catalog.models.keys().map(String::as_str).collect();
-        let tools: Vec<(&str, Effect)> = catalog
-            .tools
-            .iter()
-            .map(|(name, entry)| (name.as_str(), entry.tool.spec().effect))
-            .collect();
-        let names = tools.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let sections = [("idempotency", self.keys.keys().collect::<Vec<_>>())];
-        let sections = sections.into_iter().chain([("expensive", self.expenses.keys().collect())]);
-        for (section, rules) in sections {
-            if let Some(unknown) = rules.iter().find(|name| !catalog.tools.contains_key(**name)) {
-                let problem = format!("there is no such tool; there are: {names}");
-                return Err(misplaced(format!("{section}.{unknown}"), problem));
-            }
-        }
-        for (dependency, rule) in &self.fallbacks {
-            let checked = match dependency.split_once(':') {
-                Some(("model", name)) if catalog.models.contains_key(name) => {
-                    rule.check_for_model(name, &models)
-                }
-                Some(("tool", name)) if catalog.tools.contains_key(name) => {
-                    rule.check_for_tool(name, &tools)
-                }
-                _ => {
-                    let models = models.join(", ");
-                    let problem = format!(
-                        "there is no such model or tool: use `model:NAME` ({models}) or `tool:NAME` ({names})"
-                    );
-                    return Err(misplaced(format!("fallback.{dependency}"), problem));
-                }
-            };
-            checked.map_err(|(key, problem)| {
-                misplaced(format!("fallback.{dependency}.{key}"), problem)
-            })?;
-        }
-        unknown::check(&catalog.compensations, &catalog.unknown, &tools)
-            .map_err(|(place, problem)| misplaced(place, problem))?;
-        for (tool, rule) in &self.expenses {
-            let Some(check) = &rule.pre_check_tool else { continue };
-            let effect = tools.iter().find(|(name, _)| name == check).map(|(_, effect)| *effect);
-            let problem = match effect {
-                Some(Effect::Read) if check != tool => continue,
-                Some(Effect::Read) => "a tool cannot check itself".to_owned(),
-                Some(_) => format!("`{check}` changes something; a check may only read"),
-                None => format!("there is no tool `{check}`; there are: {names}"),
-            };
-            return Err(misplaced(format!("expensive.{tool}.pre_check_tool"), problem));
         }
         Ok(())
     }

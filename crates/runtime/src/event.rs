@@ -4,12 +4,16 @@
 //! store ([`EVENT_VERSION`]); a change that older code could not read raises the version and adds a
 //! branch to `stored.rs`.
 
+mod commanded;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use steadfast_guard::{Effect, ErrorClass};
 use steadfast_providers::model::{FinishReason, ToolCall, Usage};
 use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
+
+pub use commanded::{Changes, LeftCall, UndoCall, Verdict};
 
 use crate::code::StepFailure;
 use crate::run::Ending;
@@ -193,9 +197,8 @@ pub enum RunEvent {
     Forked {
         /// That run.
         from: RunId,
-        /// Its last event that is in this log, too. Not `at` where it is written: that is an event's time.
-        #[serde(rename = "last", alias = "at")]
-        at: u64,
+        /// Its last event that is in this log, too.
+        last: u64,
         /// What is different from here on.
         #[serde(default, skip_serializing_if = "Changes::is_empty")]
         changes: Changes,
@@ -217,6 +220,16 @@ pub enum RunEvent {
         /// The changes that stay, as nothing says how they are undone.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left: Vec<LeftCall>,
+    },
+    /// What a run of code had done since the place that it was rolled back to is undone, as far as it can
+    /// be: it goes on from there.
+    Undone {
+        /// Steps from before that place that had been undone, too; they are done again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        again: Vec<String>,
+        /// Steps that changed something and stay in effect, as the code did not say how they are undone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
     },
     /// A checkpoint could not be read; the run was folded from the one before it, or from its beginning.
     CheckpointPassedOver {
@@ -275,7 +288,7 @@ pub enum RunEvent {
 
 impl RunEvent {
     /// Every kind, in the order in which they usually come.
-    pub const KINDS: [&str; 23] = [
+    pub const KINDS: [&str; 24] = [
         "submitted",
         "claimed",
         "model_answered",
@@ -294,6 +307,7 @@ impl RunEvent {
         "cancelling",
         "forked",
         "rolled_back",
+        "undone",
         "checkpoint_passed_over",
         "call_judged",
         "cancelled",
@@ -323,6 +337,7 @@ impl RunEvent {
             Self::Cancelling { .. } => "cancelling",
             Self::Forked { .. } => "forked",
             Self::RolledBack { .. } => "rolled_back",
+            Self::Undone { .. } => "undone",
             Self::CheckpointPassedOver { .. } => "checkpoint_passed_over",
             Self::CallJudged { .. } => "call_judged",
             Self::Cancelled { .. } => "cancelled",
@@ -330,73 +345,6 @@ impl RunEvent {
             Self::Failed { .. } => "failed",
         }
     }
-}
-
-/// What is different in a fork.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
-    /// What the run is to do, instead of what it was submitted with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input: Option<String>,
-    /// The model, by its configured name, instead of the agent's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// What the model is told above the conversation, instead of the agent's instructions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instructions: Option<String>,
-}
-
-impl Changes {
-    /// Whether nothing is different.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.input.is_none() && self.model.is_none() && self.instructions.is_none()
-    }
-}
-
-/// A call that undoes another one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UndoCall {
-    /// The call that it undoes, as in the model's answer.
-    pub call_id: String,
-    /// The tool of that call.
-    pub tool: String,
-    /// The tool that undoes it.
-    pub with: String,
-    /// Its arguments.
-    pub arguments: String,
-    /// The key handed to it; made from the key of what it undoes, so that undoing twice undoes once.
-    pub key: String,
-    /// Whether the call that it undoes had been asked for before the place that the run goes back to: it is
-    /// made again, then.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub reopens: bool,
-}
-
-/// A change that a rollback leaves in place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftCall {
-    /// The call, as in the model's answer.
-    pub call_id: String,
-    /// The tool.
-    pub tool: String,
-    /// Whether it may or may not have taken effect.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub unknown: bool,
-}
-
-/// Whether a call that was interrupted had taken effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// It had: it counts as done.
-    Happened,
-    /// It had not: it is made, with the same key.
-    DidNot,
-    /// Nobody can say, and the run fails.
-    Fail,
-    /// The tool that was asked does not know either.
-    Unclear,
 }
 
 /// What stood in for a dependency that gave no answer, and why.

@@ -48,10 +48,10 @@ pub(crate) struct RunJournal {
     priority: i32,
     run: Run,
     check: RunCheck,
-    /// Facts that the next append makes true.
-    staged: Vec<FactWrite>,
     /// Checkpoints that could not be read and that the log does not know of yet.
     passed_over: Vec<RunEvent>,
+    /// Facts that the next append makes true.
+    staged: Vec<FactWrite>,
 }
 
 impl RunJournal {
@@ -82,8 +82,8 @@ impl RunJournal {
             priority,
             run,
             check,
-            staged: Vec::new(),
             passed_over,
+            staged: Vec::new(),
         })
     }
 
@@ -457,6 +457,7 @@ const fn changes_face(event: &RunEvent) -> bool {
         | RunEvent::Signalled { .. }
         | RunEvent::Heard { .. }
         | RunEvent::StepsUnmet { .. }
+        | RunEvent::Undone { .. }
         | RunEvent::ChildEnded { .. }
         | RunEvent::CheckpointPassedOver { .. }
         | RunEvent::CallJudged { .. } => false,

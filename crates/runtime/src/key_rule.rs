@@ -10,8 +10,6 @@ use steadfast_store::{BlobHash, KeyEnd, KeyName, KeySettlement};
 use tokio::time::Instant;
 
 use crate::call::ToolResult;
-use crate::catalog::misplaced;
-use crate::error::RuntimeError;
 use crate::event::ToolOutcome;
 use crate::operations::Operation;
 

@@ -6,8 +6,9 @@ use steadfast_providers::model::{Message, ToolCall};
 use steadfast_store::{RunId, Timestamp};
 
 use crate::agent::AgentSpec;
+use crate::code::Steps;
 use crate::event::{Changes, RunEvent, ToolOutcome, UndoCall, Verdict};
-use crate::run::{CallState, FoldError, OpenCall, Run, cut_middle};
+use crate::run::{CallState, Ending, FoldError, OpenCall, Run, cut_middle};
 use crate::state::Status;
 
 /// What a run uses in place of what its agent says.
@@ -74,7 +75,7 @@ pub struct Question {
 }
 
 /// A rollback whose calls are being made, or that the model is not told of yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollback {
     /// The event that began it.
     pub seq: u64,
@@ -82,6 +83,10 @@ pub struct Rollback {
     pub undo: Vec<UndoCall>,
     /// What the model is told, line by line.
     pub told: Vec<String>,
+    /// Of a run of code: the steps that it goes on with, once the others are undone. Until then
+    /// [`Run::steps`] are all that it had done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Steps>,
 }
 
 /// Longest part of an undoing tool's words that the model is told, in bytes.
@@ -97,7 +102,11 @@ impl Run {
             return;
         }
         self.renew(at);
-        self.steps.reopen(&mut self.children);
+        if self.goes_back_to().is_some() {
+            self.steps.undo_again();
+        } else {
+            self.steps.reopen(&mut self.children);
+        }
         if self.queued.is_some() {
             return self.open_queued();
         }
@@ -205,6 +214,15 @@ impl Run {
             return Err(FoldError::NoPast { run, seq });
         };
         let before = std::mem::replace(self, past);
+        let why = reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        if !before.steps.by_name.is_empty() {
+            let told = vec![format!("rolled back to event {to} by {by}{why}")];
+            self.take_back_steps(seq, told, before);
+            (self.status, self.seq, self.updated_at) = (status, seq, at);
+            (self.ending, self.wake_at) = (None, None);
+            self.renew(at);
+            return Ok(());
+        }
         let open = std::mem::take(&mut self.open_calls);
         for call in open {
             self.rejoin(seq, call, &before, undo, |id| left.iter().any(|left| left.call_id == id));
@@ -223,14 +241,13 @@ impl Run {
         });
         let open = std::mem::take(&mut self.open_calls);
         self.open_calls = undoing.chain(open).collect();
-        let why = reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         let mut told =
             vec![format!("[{by} has taken back what came after this (event {to}){why}.]")];
         told.extend(left.iter().map(|left| match left.unknown {
             false => format!("`{}` was NOT undone: it is still in effect.", left.tool),
             true => format!("`{}` may have taken effect, and was NOT undone.", left.tool),
         }));
-        self.rollback = Some(Rollback { seq, undo: undo.clone(), told });
+        self.rollback = Some(Rollback { seq, undo: undo.clone(), told, kept: None });
         self.keep_spent(before);
         self.flaws.left(left.iter().filter(|left| left.unknown).count());
         (self.status, self.seq, self.updated_at) = (status, seq, at);
@@ -240,6 +257,42 @@ impl Run {
         self.drop_closing();
         self.tell_rollback();
         Ok(())
+    }
+
+    /// The run is code: its steps stay known until those are undone that came since.
+    fn take_back_steps(&mut self, seq: u64, told: Vec<String>, before: Self) {
+        // Where it was going back to somewhere itself, it is where it was going.
+        let aim = self.rollback.take().and_then(|rollback| rollback.kept);
+        let aim = aim.unwrap_or_else(|| std::mem::take(&mut self.steps));
+        let lost = |child| {
+            let ended = |run: &Self| {
+                let ending = run.children.get(&child);
+                ending.is_some_and(|ending| !matches!(ending, Ending::Succeeded { .. }))
+            };
+            ended(&before) && !ended(self)
+        };
+        let kept = Some(aim.kept(&before.steps, lost));
+        self.steps = before.steps.clone();
+        self.steps.undo_again();
+        self.keep_spent(before);
+        self.cancelling = None;
+        self.rollback = Some(Rollback { seq, undo: Vec::new(), told, kept });
+    }
+
+    /// The steps that a run of code goes on with, once the others are undone; `None` if it does not go back.
+    pub(crate) fn goes_back_to(&self) -> Option<&Steps> {
+        self.rollback.as_ref()?.kept.as_ref()
+    }
+
+    /// What came after the place that the run goes back to is undone, and some of what came before.
+    pub(crate) fn went_back(&mut self, again: &[String]) {
+        let Some(mut kept) = self.rollback.take().and_then(|rollback| rollback.kept) else {
+            return;
+        };
+        kept.by_name.retain(|name, _| !again.contains(name));
+        for (signal, said) in self.steps.go_back(kept) {
+            self.signals.entry(signal).or_default().insert(0, said);
+        }
     }
 
     /// What becomes of a call that had no result at the place that the run goes back to.

@@ -3,6 +3,8 @@
 //! Pure: no clock, no store. `apply` is the only way in which a run changes, whether the event was
 //! just appended or is read back after a crash, so both give the same run.
 
+mod parts;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -14,10 +16,12 @@ use steadfast_providers::tool::Progress;
 use steadfast_store::{RunId, Timestamp};
 
 use crate::code::Steps;
-use crate::event::{QueuedCall, RunEvent, StopReason, ToolOutcome, WaitReason};
+use crate::event::{QueuedCall, RunEvent, ToolOutcome, WaitReason};
 use crate::problems::Flaws;
 use crate::recovery::{Allowance, Judgement, Origin, Overrides, Question, Rollback};
-use crate::state::{IllegalTransition, Status};
+use crate::state::Status;
+
+pub use parts::{CallState, Cancelling, Ending, FoldError, OpenCall, QueuedRun};
 
 /// A run, folded up to event `seq`. Its serialized form is a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,15 +112,6 @@ pub struct Run {
     pub(crate) untimed: Option<Untimed>,
 }
 
-/// The wish that a run end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cancelling {
-    /// Whose.
-    pub by: String,
-    /// Why, if they said so.
-    pub reason: Option<String>,
-}
-
 /// How a run stood before events that are applied ahead of their commit, which gives them their time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Untimed {
@@ -128,155 +123,8 @@ pub(crate) struct Untimed {
     renewed: bool,
 }
 
-/// A run that makes one call for another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueuedRun {
-    /// The call.
-    pub call: QueuedCall,
-    /// How the call ended, and what it said; `None` before.
-    pub result: Option<(ToolOutcome, String)>,
-}
-
 /// The id of the call that a run makes for another one.
 const QUEUED_CALL: &str = "queued";
-
-/// A tool call without a result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenCall {
-    /// As the model asked for it.
-    pub call: ToolCall,
-    /// The key handed to the tool.
-    pub key: String,
-    /// How far it got.
-    pub state: CallState,
-    /// It tells how a queued call ended: the configuration asked for it, and no model.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_notice: bool,
-    /// It undoes another one: a rollback asked for it, and no model.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_undo: bool,
-    /// What was said about it, after it was interrupted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub judged: Option<Judgement>,
-}
-
-impl OpenCall {
-    /// A call of which nothing has left.
-    pub(crate) const fn pending(call: ToolCall, key: String) -> Self {
-        let state = CallState::Pending;
-        Self { call, key, state, is_notice: false, is_undo: false, judged: None }
-    }
-
-    /// Whether no model asked for it, so that it may be of any tool.
-    pub(crate) const fn is_own(&self) -> bool {
-        self.is_notice || self.is_undo
-    }
-}
-
-/// How far a tool call got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum CallState {
-    /// Nothing has left.
-    Pending,
-    /// It was written ahead and may be under way.
-    Started {
-        /// What it does outside.
-        effect: Effect,
-    },
-    /// It was under way when the run was last left: whether it took effect is not known.
-    Interrupted {
-        /// What it does outside.
-        effect: Effect,
-    },
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "how", rename_all = "snake_case")]
-pub enum Ending {
-    /// With an answer.
-    Succeeded {
-        /// The answer.
-        output: String,
-    },
-    /// Without one.
-    Failed {
-        /// Why, as a type.
-        stop: StopReason,
-        /// Why, for people.
-        message: String,
-    },
-    /// By somebody.
-    Cancelled {
-        /// Who.
-        by: String,
-        /// Why, if they said so.
-        reason: Option<String>,
-    },
-}
-
-/// A log that cannot be folded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FoldError {
-    /// The first event is not a submission.
-    #[error("the log of run {run} begins with `{kind}` instead of `submitted`")]
-    NoBeginning {
-        /// The run.
-        run: RunId,
-        /// What it begins with.
-        kind: &'static str,
-    },
-    /// An event is missing.
-    #[error("event {found} of run {run} follows event {last}")]
-    Hole {
-        /// The run.
-        run: RunId,
-        /// The event before.
-        last: u64,
-        /// The event found.
-        found: u64,
-    },
-    /// An event that is not possible in the state.
-    #[error("event {seq} of run {run}: {source}")]
-    Illegal {
-        /// The run.
-        run: RunId,
-        /// The event.
-        seq: u64,
-        /// Why.
-        source: IllegalTransition,
-    },
-    /// The code heard what nobody had said.
-    #[error("event {seq} of run {run} hears signal `{signal}`, which was not said before")]
-    Unsaid {
-        /// The run.
-        run: RunId,
-        /// The event.
-        seq: u64,
-        /// The signal.
-        signal: String,
-    },
-    /// An event that goes back, folded without what it goes back to.
-    #[error("event {seq} of run {run} goes back to an earlier one, which is not at hand")]
-    NoPast {
-        /// The run.
-        run: RunId,
-        /// The event.
-        seq: u64,
-    },
-    /// A result or a start of a call that the last answer did not ask for.
-    #[error("event {seq} of run {run} is about call `{call_id}`, which is not open")]
-    UnknownCall {
-        /// The run.
-        run: RunId,
-        /// The event.
-        seq: u64,
-        /// The call.
-        call_id: String,
-    },
-}
 
 impl Run {
     /// A run from its first event.
@@ -408,48 +256,23 @@ impl Run {
     fn change(&mut self, seq: u64, at: Timestamp, event: RunEvent) -> Result<(), FoldError> {
         match event {
             RunEvent::Claimed { .. } => self.interrupt(),
-            RunEvent::ModelAnswered {
-                text,
-                tool_calls,
-                finish,
-                usage,
-                model,
-                simulated,
-                degraded,
-                ..
-            } => {
-                self.degraded += u32::from(degraded.is_some());
-                self.answered(seq, text, tool_calls);
-                self.last_finish = Some(finish);
-                self.usage.add(&usage);
-                self.model = Some(model);
-                self.simulated |= simulated;
-            }
+            answered @ RunEvent::ModelAnswered { .. } => self.model_answered(seq, answered),
             RunEvent::ToolStarted { call_id, effect, .. } => {
                 let open = self.open_call(seq, &call_id)?;
                 open.state = CallState::Started { effect };
             }
             finished @ RunEvent::ToolFinished { .. } => self.tool_finished(seq, finished)?,
-            RunEvent::StepStarted { step, effect, undoes } => {
-                self.steps.started(step, effect, undoes);
-            }
-            RunEvent::StepFinished { step, output, failure, undoes } => {
-                self.flaws.step(&step, failure.is_some());
-                let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
-                self.steps.finished(step, result, undoes);
-            }
+            event @ (RunEvent::StepStarted { .. }
+            | RunEvent::StepFinished { .. }
+            | RunEvent::Heard { .. }) => self.step(seq, event)?,
             RunEvent::Progressed { progress } => self.progress = Some(progress),
             RunEvent::Signalled { name, payload, .. } => {
                 self.signals.entry(name).or_default().push(payload);
             }
-            RunEvent::Heard { step, signal, timed_out } => {
-                let said = if timed_out { None } else { Some(self.hear(seq, signal)?) };
-                self.steps.heard(step, said);
-            }
             RunEvent::ChildEnded { child, ending } => drop(self.children.insert(child, ending)),
             RunEvent::Paused { .. } => self.wake_at = None,
             RunEvent::Resumed { again, .. } => self.reopen(at, &again),
-            RunEvent::Forked { from, at: last, changes, .. } => {
+            RunEvent::Forked { from, last, changes, .. } => {
                 self.forked(at, Origin { run: from, at: last, changes });
             }
             RunEvent::RolledBack { .. } => {
@@ -458,7 +281,7 @@ impl Run {
             RunEvent::CallJudged { call_id, verdict, result, by } => {
                 self.judged(&call_id, Judgement { verdict, result, by });
             }
-            RunEvent::CheckpointPassedOver { .. } => {}
+            RunEvent::CheckpointPassedOver { .. } | RunEvent::StepsUnmet { .. } => {}
             RunEvent::Succeeded { output } => self.ending = Some(Ending::Succeeded { output }),
             RunEvent::Failed { stop, message } => {
                 self.ending = Some(Ending::Failed { stop, message });
@@ -467,7 +290,7 @@ impl Run {
                 self.wake_at = None;
                 self.cancelling = Some(Cancelling { by, reason });
             }
-            RunEvent::StepsUnmet { .. } => {}
+            RunEvent::Undone { again, .. } => self.went_back(&again),
             RunEvent::Cancelled { by, reason } => {
                 self.ending = Some(Ending::Cancelled { by, reason });
             }
@@ -481,6 +304,26 @@ impl Run {
             }
             // Refused by the state machine before it comes here.
             RunEvent::Submitted { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What happens to a step of code.
+    fn step(&mut self, seq: u64, event: RunEvent) -> Result<(), FoldError> {
+        match event {
+            RunEvent::StepStarted { step, effect, undoes } => {
+                self.steps.started(step, effect, undoes);
+            }
+            RunEvent::StepFinished { step, output, failure, undoes } => {
+                self.flaws.step(&step, failure.is_some());
+                let result = failure.map_or_else(|| Ok(output.unwrap_or_default()), Err);
+                self.steps.finished(seq, step, result, undoes);
+            }
+            RunEvent::Heard { step, signal, timed_out } => {
+                let said = if timed_out { None } else { Some(self.hear(seq, signal.clone())?) };
+                self.steps.heard(seq, step, signal, said);
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -551,6 +394,28 @@ impl Run {
         };
         let key = format!("{key}-notice");
         self.open_calls.push(OpenCall { is_notice: true, ..OpenCall::pending(call, key) });
+    }
+
+    fn model_answered(&mut self, seq: u64, event: RunEvent) {
+        let RunEvent::ModelAnswered {
+            text,
+            tool_calls,
+            finish,
+            usage,
+            model,
+            simulated,
+            degraded,
+            ..
+        } = event
+        else {
+            return;
+        };
+        self.degraded += u32::from(degraded.is_some());
+        self.answered(seq, text, tool_calls);
+        self.last_finish = Some(finish);
+        self.usage.add(&usage);
+        self.model = Some(model);
+        self.simulated |= simulated;
     }
 
     fn answered(&mut self, seq: u64, text: String, tool_calls: Vec<ToolCall>) {

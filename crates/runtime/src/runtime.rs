@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use steadfast_guard::Classify;
-use steadfast_store::{Checkpoint, NodeId, RunFilter, RunId, Store};
+use steadfast_store::{Checkpoint, NodeId, RunFilter, RunId, Store, StoreError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,7 @@ impl Runtime {
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
             drain: CancellationToken::new(),
+            leased: AtomicBool::new(true),
             halt,
         });
         let scheduler = Scheduler::register(Arc::clone(&shared), node).await?;
@@ -351,12 +353,19 @@ impl Runtime {
     /// Whether the runtime accepts runs.
     ///
     /// # Errors
-    /// It drains, or its store takes no writes until it is opened again.
+    /// It drains, its store takes no writes until it is opened again, or its store has been away for so
+    /// long that the node's lease is gone; then it is ready again by itself once the store is back.
     pub fn ready(&self) -> Result<(), RuntimeError> {
         if self.shared.drain.is_cancelled() {
             return Err(RuntimeError::ShuttingDown);
         }
-        Ok(self.shared.store.writable()?)
+        self.shared.store.writable()?;
+        if self.shared.leased.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let problem =
+            "this node could not renew its lease and executes nothing until it can".to_owned();
+        Err(StoreError::Unavailable { place: self.shared.store.describe(), problem }.into())
     }
 
     /// Waits until the runtime begins to drain. Cancel-safe.

@@ -6,6 +6,7 @@
 //! claims it. A node that could not renew its lease in time lets go of everything and registers anew.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -167,6 +168,7 @@ impl Scheduler {
         match self.shared.store.renew(&node, ttl).await {
             Ok(()) => {
                 let before = self.lease.lock().until.replace(began + ttl);
+                self.shared.leased.store(true, Ordering::Relaxed);
                 // The net under the bell: another node may have sent a letter to a run of ours.
                 self.shared.driven.lock().values().for_each(|driven| driven.mail.ring());
                 if before.is_none() {
@@ -190,6 +192,7 @@ impl Scheduler {
     fn let_go(&self, why: &str) {
         let node = NodeId::generate();
         self.shared.operations.set_node(node.clone());
+        self.shared.leased.store(false, Ordering::Relaxed);
         let old = std::mem::replace(&mut *self.lease.lock(), Lease { node, until: None });
         warn!(node = %old.node, "letting go of the lease and of all runs: {why}");
         self.stop_drivers();

@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes.
     pub(crate) driven: Mutex<BTreeMap<(RunId, u64), Driven>>,
+    /// Set while the node holds a lease. Without one it executes nothing.
+    pub(crate) leased: AtomicBool,
     /// Cancelled when the node drains.
     pub(crate) drain: CancellationToken,
     /// Cancelled when the drain's time is up, or the store takes no writes any more.

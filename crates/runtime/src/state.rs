@@ -100,6 +100,7 @@ impl Status {
                 | E::Heard { .. }
                 | E::ChildEnded { .. }
                 | E::StepsUnmet { .. }
+                | E::Undone { .. }
                 | E::CheckpointPassedOver { .. }
                 | E::CallJudged { .. },
             ) => Ok(Self::Running),
@@ -153,6 +154,10 @@ mod tests {
     use crate::run::Ending;
 
     fn every_event() -> Vec<RunEvent> {
+        executed().into_iter().chain(commanded_and_ended()).collect()
+    }
+
+    fn executed() -> Vec<RunEvent> {
         let text = String::new;
         vec![
             RunEvent::Submitted {
@@ -206,17 +211,24 @@ mod tests {
                 child: steadfast_store::RunId::generate(),
                 ending: Ending::Succeeded { output: text() },
             },
+        ]
+    }
+
+    fn commanded_and_ended() -> Vec<RunEvent> {
+        let text = String::new;
+        vec![
             RunEvent::Paused { by: text(), reason: None },
             RunEvent::Resumed { by: text(), again: vec![] },
             RunEvent::StepsUnmet { steps: vec![] },
             RunEvent::Cancelling { by: text(), reason: None },
             RunEvent::Forked {
                 from: steadfast_store::RunId::generate(),
-                at: 1,
+                last: 1,
                 changes: Changes::default(),
                 by: text(),
             },
             RunEvent::RolledBack { to: 1, by: text(), reason: None, undo: vec![], left: vec![] },
+            RunEvent::Undone { again: vec![], left: vec![] },
             RunEvent::CheckpointPassedOver { checkpoint: 1, problem: text() },
             RunEvent::CallJudged {
                 call_id: text(),

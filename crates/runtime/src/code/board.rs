@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use steadfast_store::{RunId, Store, Timestamp};
 
 use super::CodePolicy;
+use super::record::child_step;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, WaitReason};
 use crate::journal::RunJournal;
@@ -27,8 +28,8 @@ pub(crate) struct Board {
     mail: Arc<Mailbell>,
     /// Somebody wants the run to be put aside: no further step begins.
     pausing: AtomicBool,
-    /// The run is to be cancelled: only what undoes begins.
-    cancelling: AtomicBool,
+    /// The run is to be cancelled, or to go back: its code only comes to where it was.
+    replaying: AtomicBool,
     pub(crate) store: Arc<dyn Store>,
     /// Whose run it is, and what it belongs to.
     pub(crate) tenant: String,
@@ -38,11 +39,22 @@ pub(crate) struct Board {
     pub(crate) pulse: Arc<Pulse>,
     activity: Mutex<Activity>,
     /// Steps that this execution has come to.
-    met: Mutex<BTreeSet<String>>,
+    met: Mutex<Met>,
     /// How often this execution has said that it waits for a signal.
     asked: Mutex<BTreeMap<String, u32>>,
     /// Why something could not be written down: the code goes no further.
     problem: Mutex<Option<RuntimeError>>,
+}
+
+/// What an execution has come to.
+#[derive(Debug, Default)]
+struct Met {
+    steps: BTreeSet<String>,
+    first: Option<String>,
+    /// The steps since it was last said how something is undone.
+    since: Vec<String>,
+    /// The steps that this belongs to.
+    last: Vec<String>,
 }
 
 /// Who is doing what.
@@ -110,8 +122,8 @@ pub(crate) enum Blocked {
     Drained,
     /// The run is to be put aside.
     Pausing,
-    /// The run is to be cancelled, and the code has come to what it has not begun.
-    Cancelling,
+    /// The run is to be cancelled, or to go back, and the code has come to what it has not begun.
+    Replayed,
     /// Something could not be written down: the run is no longer this node's to execute.
     Unwritten,
 }
@@ -132,7 +144,8 @@ impl Board {
         policy: CodePolicy,
         mail: Arc<Mailbell>,
     ) -> Self {
-        let cancelling = AtomicBool::new(journal.run().cancelling.is_some());
+        let run = journal.run();
+        let replaying = run.cancelling.is_some() || run.goes_back_to().is_some();
         let (pulse, store) = (Arc::clone(journal.pulse()), Arc::clone(journal.shared_store()));
         let (tenant, agent) = (journal.tenant().to_owned(), journal.run().agent.clone());
         let session = journal.session().map(str::to_owned);
@@ -142,7 +155,7 @@ impl Board {
             policy,
             mail,
             pausing: AtomicBool::new(false),
-            cancelling,
+            replaying: AtomicBool::new(replaying),
             store,
             tenant,
             agent,
@@ -184,7 +197,46 @@ impl Board {
 
     /// Whether this execution comes to a step of this name for the first time.
     pub(crate) fn meet(&self, step: &str) -> bool {
-        self.met.lock().insert(step.to_owned())
+        let mut met = self.met.lock();
+        let is_new = met.steps.insert(step.to_owned());
+        if is_new {
+            met.first.get_or_insert_with(|| step.to_owned());
+            met.since.push(step.to_owned());
+        }
+        is_new
+    }
+
+    /// The steps that the code has come to since it last said how something is undone, or before that, if
+    /// there are none since.
+    pub(crate) fn met_since(&self) -> Vec<String> {
+        let mut met = self.met.lock();
+        let since = std::mem::take(&mut met.since);
+        if !since.is_empty() {
+            met.last = since;
+        }
+        met.last.clone()
+    }
+
+    /// The steps of this name, or of a list of this name, that this execution has come to or the log holds.
+    pub(crate) fn steps_named(&self, run: &Run, name: &str) -> Vec<String> {
+        let met = self.met.lock();
+        let is_named = |step: &&String| {
+            let step = step.strip_prefix(&child_step("")).unwrap_or(step);
+            step.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+        };
+        run.steps.by_name.keys().chain(&met.steps).filter(is_named).cloned().collect()
+    }
+
+    /// The step that this execution has come to first.
+    pub(crate) fn first_met(&self) -> Option<String> {
+        self.met.lock().first.clone()
+    }
+
+    /// The code is executed once more from its beginning, as it goes on now.
+    pub(crate) fn start_over(&self) {
+        *self.met.lock() = Met::default();
+        self.asked.lock().clear();
+        self.replaying.store(false, Ordering::Relaxed);
     }
 
     /// The steps that the log holds and this execution has not come to; what undoes is not among them.
@@ -194,7 +246,7 @@ impl Board {
             .steps
             .by_name
             .iter()
-            .filter(|(name, record)| !record.undoes && !met.contains(name.as_str()));
+            .filter(|(name, record)| !record.undoes && !met.steps.contains(name.as_str()));
         steps.map(|(name, _)| name.clone()).collect()
     }
 
@@ -229,14 +281,14 @@ impl Board {
             || self.begins_nothing()
     }
 
-    /// Whether the run is to be cancelled, and its code is only to come to where it was.
+    /// Whether the run is to be cancelled, or to go back, and its code is only to come to where it was.
     pub(crate) fn begins_nothing(&self) -> bool {
-        self.cancelling.load(Ordering::Relaxed)
+        self.replaying.load(Ordering::Relaxed)
     }
 
     /// The code has been left; from here on steps undo.
     pub(crate) fn begin_undoing(&self) {
-        self.cancelling.store(false, Ordering::Relaxed);
+        self.replaying.store(false, Ordering::Relaxed);
     }
 
     /// Waits for something, or until its time; `true` if it has come. While every branch waits, the run is
@@ -248,7 +300,9 @@ impl Board {
             {
                 let _busy = self.busy();
                 self.read_mail().await;
-                if awaited.what.has_come(self.journal.lock().await.run()) {
+                // Hearing something now would take it from those who listen afterwards.
+                let is_unheard = matches!(awaited.what, What::Signal(_)) && self.begins_nothing();
+                if !is_unheard && awaited.what.has_come(self.journal.lock().await.run()) {
                     return true;
                 }
             }
@@ -297,7 +351,7 @@ impl Board {
             return None;
         }
         if self.begins_nothing() && (activity.held > 0 || !activity.waits.is_empty()) {
-            return Some(Blocked::Cancelling);
+            return Some(Blocked::Replayed);
         }
         if activity.held > 0 {
             let pausing = self.pausing.load(Ordering::Relaxed);

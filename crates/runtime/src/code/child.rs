@@ -314,9 +314,14 @@ async fn cancel(board: &Board, parent: RunId, run: RunId, why: &str) {
     }
 }
 
-/// Cancels the children that are not over, also those whose start was not written down any more, and waits
-/// for their end.
-pub(super) async fn end_children(context: &RunContext, why: &str, undone: &mut Undone) {
+/// Cancels the children that are not over and not to be spared, also those whose start was not written down
+/// any more, and waits for their end.
+pub(super) async fn end_children(
+    context: &RunContext,
+    why: &str,
+    spared: &[RunId],
+    undone: &mut Undone,
+) {
     let (board, parent) = (&context.board, context.id);
     let mut open = Vec::new();
     let mut before = None;
@@ -331,7 +336,8 @@ pub(super) async fn end_children(context: &RunContext, why: &str, undone: &mut U
         let page = board.shared.store.list(filter).await.map_err(RuntimeError::from);
         let page = board.must(page).await;
         let is_open = |state: &str| !Status::parse(state).is_some_and(Status::is_over);
-        open.extend(page.runs.iter().filter(|head| is_open(&head.state)).map(|head| head.id));
+        let children = page.runs.iter().filter(|head| is_open(&head.state)).map(|head| head.id);
+        open.extend(children.filter(|child| !spared.contains(child)));
         before = page.next;
         if before.is_none() {
             break;

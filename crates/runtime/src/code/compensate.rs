@@ -11,9 +11,15 @@ use steadfast_guard::{Classify, ErrorClass};
 use super::context::RunContext;
 use super::step::{DEFAULT_TIMEOUT, Step, StepCall, StepError};
 
+/// What the name of a step begins with that undoes another one.
+pub(super) const UNDO: &str = "undo ";
+
 /// What undoes a step.
 pub(super) struct Undo {
-    name: String,
+    /// Of the step that it is.
+    pub(super) name: String,
+    /// The steps before which, or behind which, it was said.
+    pub(super) met_since: Vec<String>,
     run: Box<dyn FnOnce(RunContext) -> Undoing + Send>,
 }
 
@@ -40,6 +46,10 @@ impl RunContext {
     /// key, and is remembered over crashes. It may be repeated with the same key, so that must be harmless.
     ///
     /// Say it right behind the step that it undoes, or before it if the step's outcome may be unknown.
+    ///
+    /// When the run is rolled back, only what came after the place that it goes back to is undone. A
+    /// compensation belongs to the steps, or children, of its name; if there are none, to the steps since the
+    /// compensation before, but those that another one has the name of. If any of these came after that place, all are undone and done again.
     ///
     /// What cannot be undone does not stop the others. The run ends as failed, its message says what is
     /// undone and what is not, and once it is resumed only what is not is tried again.
@@ -70,7 +80,7 @@ impl RunContext {
     /// # }
     /// ```
     pub fn compensate(&self, name: impl Into<String>) -> Compensation<'_> {
-        let name = format!("undo {}", name.into());
+        let name = format!("{UNDO}{}", name.into());
         Compensation { context: self, name, dependency: None, timeout: DEFAULT_TIMEOUT }
     }
 }
@@ -103,7 +113,8 @@ impl Compensation<'_> {
                 Step { undoes: true, dependency, timeout, ..described }.call(operation).await
             })
         });
-        context.undos.lock().push(Undo { name, run });
+        let met_since = context.board.met_since();
+        context.undos.lock().push(Undo { name, met_since, run });
     }
 }
 
@@ -131,7 +142,12 @@ impl Undone {
 /// Undoes what was done, the last first; what cannot be undone does not stop the others.
 pub(super) async fn undo(context: &RunContext, undos: &Mutex<Vec<Undo>>, undone: &mut Undone) {
     let undos = std::mem::take(&mut *undos.lock());
-    for Undo { name, run } in undos.into_iter().rev() {
+    undo_all(context, undos, undone).await;
+}
+
+/// The same, of these.
+pub(super) async fn undo_all(context: &RunContext, undos: Vec<Undo>, undone: &mut Undone) {
+    for Undo { name, run, .. } in undos.into_iter().rev() {
         let ended = run(context.clone()).await;
         undone.tell(&name, ended.map_err(|error| (error.class, error.message)));
     }

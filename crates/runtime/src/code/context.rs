@@ -178,7 +178,8 @@ impl RunContext {
         let _busy = self.board.busy();
         let mut journal = self.board.journal.lock().await;
         // Told already by an earlier execution.
-        if journal.run().progress.as_ref().is_none_or(|told| told.step < step) {
+        let is_news = journal.run().progress.as_ref().is_none_or(|told| told.step < step);
+        if is_news && !self.board.begins_nothing() {
             self.board.append(&mut journal, RunEvent::Progressed { progress }).await;
         }
     }

@@ -7,6 +7,7 @@ use std::task::Poll;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::back;
 use super::board::{Blocked, Board, parked};
 use super::child::end_children;
 use super::compensate::{Undo, Undone, undo};
@@ -27,6 +28,9 @@ use crate::run::Cancelling;
 /// The store refused or failed: the run is no longer this node's to execute.
 pub(crate) async fn drive(code: &Code, board: Board) -> Result<Outcome, RuntimeError> {
     let board = Arc::new(board);
+    if let Some(outcome) = back::go_back(code, &board).await? {
+        return Ok(outcome);
+    }
     let (id, input, cancelling) = {
         let journal = board.journal.lock().await;
         let run = journal.run();
@@ -36,13 +40,13 @@ pub(crate) async fn drive(code: &Code, board: Board) -> Result<Outcome, RuntimeE
     let context = RunContext { board: Arc::clone(&board), undos: Arc::clone(&undos), id, input };
     let is_left = cancelling.is_some() && !board.policy.compensate_on_cancel;
     let reached = if is_left {
-        Reached::Blocked(Blocked::Cancelling)
+        Reached::Blocked(Blocked::Replayed)
     } else {
         execute(&board, code(context.clone())).await
     };
     let unmet = if is_left { Vec::new() } else { board.unmet(board.journal.lock().await.run()) };
     let why = match (reached, cancelling) {
-        (Reached::End(_) | Reached::Blocked(Blocked::Cancelling), Some(wish)) => Why::Wish(wish),
+        (Reached::End(_) | Reached::Blocked(Blocked::Replayed), Some(wish)) => Why::Wish(wish),
         (Reached::Blocked(blocked), _) => return settle(&board, blocked).await,
         (Reached::End(Err(error)), None) => Why::Failure(error),
         (Reached::End(Ok(output)), None) => {
@@ -77,9 +81,9 @@ async fn give_up(
     let mut undone = Undone::default();
     let policy = context.board.policy;
     match why {
-        Why::Wish(_) => end_children(&context, "its parent is cancelled", &mut undone).await,
+        Why::Wish(_) => end_children(&context, "its parent is cancelled", &[], &mut undone).await,
         Why::Failure(_) if policy.cancel_children_on_failure => {
-            end_children(&context, "its parent failed", &mut undone).await;
+            end_children(&context, "its parent failed", &[], &mut undone).await;
         }
         Why::Failure(_) => {}
     }
@@ -127,13 +131,13 @@ async fn end(board: &Board, unmet: Vec<String>, event: RunEvent) -> Result<Outco
     Ok(Outcome::Settled)
 }
 
-enum Reached {
+pub(super) enum Reached {
     End(Result<Value, StepError>),
     Blocked(Blocked),
 }
 
 /// Runs until the end, or until every branch stands still.
-async fn execute(board: &Board, mut running: Running) -> Reached {
+pub(super) async fn execute(board: &Board, mut running: Running) -> Reached {
     poll_fn(|context| match running.as_mut().poll(context) {
         Poll::Ready(ended) => Poll::Ready(Reached::End(ended)),
         Poll::Pending => match board.blocked() {
@@ -144,10 +148,10 @@ async fn execute(board: &Board, mut running: Running) -> Reached {
     .await
 }
 
-async fn settle(board: &Board, blocked: Blocked) -> Result<Outcome, RuntimeError> {
+pub(super) async fn settle(board: &Board, blocked: Blocked) -> Result<Outcome, RuntimeError> {
     let waits = match blocked {
-        // Only the code of a run that is to be cancelled blocks so, and that is gone on with.
-        Blocked::Drained | Blocked::Cancelling => return Ok(Outcome::Drained),
+        // Only the code of a run that is to be cancelled, or to go back, blocks so, and that is gone on with.
+        Blocked::Drained | Blocked::Replayed => return Ok(Outcome::Drained),
         Blocked::Pausing => {
             board.journal.lock().await.take_letters(true).await?;
             return Ok(Outcome::Settled);

@@ -9,6 +9,7 @@
 //! began, as long as a step's name still means the same thing and its result can still be read. One that
 //! cannot be read is reported with the step's name, and the run can be resumed once the code fits.
 
+mod back;
 mod board;
 mod child;
 mod compensate;

@@ -1,6 +1,6 @@
 //! What a run remembers of its steps: a fold over their events, as pure as the rest of the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,6 +20,9 @@ pub struct Steps {
     /// What became of children, by the step that starts them, when the run was resumed.
     #[serde(default)]
     pub tries: BTreeMap<String, ChildTries>,
+    /// What was heard, in that order: the wait, and the signal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<(String, String)>,
 }
 
 /// How a resumed run comes to a child that did not succeed.
@@ -43,6 +46,12 @@ pub struct StepRecord {
     pub state: StepState,
     /// Whether it undoes another one.
     pub undoes: bool,
+    /// Whether it was written ahead, as it changes something.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changes: bool,
+    /// The event with which it ended; 0 before.
+    #[serde(default)]
+    pub ended_at: u64,
 }
 
 /// How far a step got.
@@ -87,11 +96,12 @@ impl Steps {
 
     pub(crate) fn started(&mut self, name: String, effect: Effect, undoes: bool) {
         let state = StepState::Started { effect };
-        self.by_name.insert(name, StepRecord { state, undoes });
+        self.by_name.insert(name, StepRecord { state, undoes, changes: true, ended_at: 0 });
     }
 
     pub(crate) fn finished(
         &mut self,
+        seq: u64,
         name: String,
         result: Result<Value, StepFailure>,
         undoes: bool,
@@ -100,13 +110,17 @@ impl Steps {
             Ok(output) => StepState::Done { output },
             Err(failure) => StepState::Failed { failure },
         };
-        self.by_name.insert(name, StepRecord { state, undoes });
+        let changes = self.by_name.get(&name).is_some_and(|record| record.changes);
+        self.by_name.insert(name, StepRecord { state, undoes, changes, ended_at: seq });
     }
 
     /// A wait for a signal is over.
-    pub(crate) fn heard(&mut self, name: String, said: Option<Value>) {
+    pub(crate) fn heard(&mut self, seq: u64, name: String, signal: String, said: Option<Value>) {
+        if said.is_some() {
+            self.heard.push((name.clone(), signal));
+        }
         // A list, so that nothing said and `null` said differ.
-        self.finished(name, Ok(said.into_iter().collect()), false);
+        self.finished(seq, name, Ok(said.into_iter().collect()), false);
     }
 
     /// The children that the run has started, each with the step that did.
@@ -135,13 +149,57 @@ impl Steps {
         let failed = |record: &StepRecord| matches!(record.state, StepState::Failed { .. });
         let undoing = self.by_name.values().any(|record| record.undoes && failed(record));
         if undoing {
-            self.by_name.retain(|_, record| !(record.undoes && failed(record)));
+            self.undo_again();
         } else if self.by_name.values().any(|record| record.undoes) {
             *self = Self { round: self.round + 1, ..Self::default() };
         } else {
             self.by_name.retain(|_, record| !failed(record));
             self.reopen_children(children);
         }
+    }
+
+    /// What is left of these steps for a run that goes back to when they were all it had: those that are still
+    /// the same now. What had failed last is tried again, and a child that did not succeed since is started
+    /// anew.
+    pub(crate) fn kept(&self, now: &Self, lost: impl Fn(RunId) -> bool) -> Self {
+        let forward = || self.by_name.iter().filter(|(_, record)| !record.undoes);
+        let is_done = |record: &StepRecord| matches!(record.state, StepState::Done { .. });
+        let done = forward().filter(|(_, record)| is_done(record));
+        let last = done.map(|(_, record)| record.ended_at).max().unwrap_or(0);
+        // The code had gone on from a failure before that.
+        let is_met = |record: &StepRecord| {
+            matches!(record.state, StepState::Failed { .. }) && record.ended_at < last
+        };
+        let is_same = |name: &str, record: &StepRecord| {
+            (is_done(record) || is_met(record)) && now.by_name.get(name) == Some(record)
+        };
+        let lost: BTreeSet<&str> =
+            self.children().filter(|(_, child)| lost(*child)).map(|(name, _)| name).collect();
+        let kept = forward()
+            .filter(|(name, record)| is_same(name, record) && !lost.contains(name.as_str()));
+        let by_name = kept.map(|(name, record)| (name.clone(), record.clone())).collect();
+        Self { by_name, ..Self::default() }
+    }
+
+    /// What could not be undone is tried again.
+    pub(crate) fn undo_again(&mut self) {
+        let failed = |record: &StepRecord| matches!(record.state, StepState::Failed { .. });
+        self.by_name.retain(|_, record| !(record.undoes && failed(record)));
+    }
+
+    /// The run goes on with these steps alone; what it does again has keys of its own. Gives what the others
+    /// had heard, the last first: the signal, and what was said.
+    pub(crate) fn go_back(&mut self, mut kept: Self) -> Vec<(String, Value)> {
+        let Self { by_name, round, heard, .. } = std::mem::take(self);
+        let (still, not): (Vec<_>, Vec<_>) =
+            heard.into_iter().partition(|(step, _)| kept.by_name.contains_key(step));
+        (kept.round, kept.heard) = (round + 1, still);
+        *self = kept;
+        let said = not.into_iter().rev().filter_map(|(step, signal)| {
+            let StepState::Done { output } = &by_name.get(&step)?.state else { return None };
+            Some((signal, output.as_array()?.first()?.clone()))
+        });
+        said.collect()
     }
 
     /// The run goes on as another one. What was undone is done anew, with keys of its own; children that are not
@@ -190,7 +248,7 @@ mod tests {
         let mut steps = Steps::default();
         for (name, is_good, undoes) in events {
             let result = if *is_good { Ok(Value::Null) } else { Err(failure()) };
-            steps.finished((*name).to_owned(), result, *undoes);
+            steps.finished(1, (*name).to_owned(), result, *undoes);
         }
         steps
     }
@@ -221,7 +279,7 @@ mod tests {
         let mut children: BTreeMap<_, _> = ids.into_iter().zip(endings).collect();
         let mut steps = after(&[("a", false, false)]);
         for (name, id) in ["good", "failed", "cancelled"].into_iter().zip(ids) {
-            steps.finished(child_step(name), Ok(Value::String(id.to_string())), false);
+            steps.finished(1, child_step(name), Ok(Value::String(id.to_string())), false);
         }
         steps.reopen(&mut children);
         assert_eq!(names(&steps), ["child good"]);
@@ -241,5 +299,34 @@ mod tests {
         ]);
         steps.reopen(&mut BTreeMap::new());
         assert_eq!((names(&steps), steps.round), (vec!["a", "b", "undo c"], 0));
+    }
+
+    #[test]
+    fn c11_what_is_kept_is_the_same_now_and_a_failure_is_kept_if_the_code_had_gone_on_from_it() {
+        let mut then = Steps::default();
+        for (seq, name, is_good) in [(1, "met", false), (2, "a", true), (3, "b", true)] {
+            then.finished(
+                seq,
+                name.to_owned(),
+                if is_good { Ok(Value::Null) } else { Err(failure()) },
+                false,
+            );
+        }
+        then.finished(4, "last".to_owned(), Err(failure()), false);
+        then.finished(5, "undo a".to_owned(), Ok(Value::Null), true);
+        let mut now = then.clone();
+        // Taken back and done again since.
+        now.finished(9, "b".to_owned(), Ok(Value::Null), false);
+        let kept = then.kept(&now, |_| false);
+        assert_eq!(names(&kept), ["a", "met"]);
+        for (seq, step) in [(10, "first"), (11, "second")] {
+            now.heard(seq, step.to_owned(), "news".to_owned(), Some(Value::from(seq)));
+        }
+        let unheard = now.go_back(kept);
+        let said = |seq: u64| ("news".to_owned(), Value::from(seq));
+        assert_eq!(
+            (unheard, now.round, names(&now)),
+            (vec![said(11), said(10)], 1, vec!["a", "met"])
+        );
     }
 }

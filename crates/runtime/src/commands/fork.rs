@@ -59,7 +59,7 @@ pub(crate) async fn fork(shared: &Shared, command: ForkRun) -> Result<Submitted,
         }
     }
     let origin = Origin { run: source, at, changes: changes.clone() };
-    let event = RunEvent::Forked { from: source, at, changes, by };
+    let event = RunEvent::Forked { from: source, last: at, changes, by };
     let (packed, more) = stored::pack_event(&event).map_err(unwritable)?;
     events.push(packed);
     blobs.extend(more);

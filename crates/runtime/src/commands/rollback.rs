@@ -30,7 +30,8 @@ pub struct RollbackRun {
     pub pause: bool,
 }
 
-/// What rolling back did.
+/// What rolling back did. Of a run of code both lists are empty: the code says what undoes its steps, and
+/// event `undone` tells what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolledBackTo {
     /// The last event that still counts.
@@ -98,11 +99,6 @@ async fn place(shared: &Shared, run: &Run, to: Option<u64>) -> Result<u64, Runti
     if run.queued.is_some() {
         return invalid(format!(
             "run {id} makes one call for another run: there is no way back in it"
-        ));
-    }
-    if shared.catalog.code(&run.agent).is_some() {
-        return invalid(format!(
-            "run {id} is code, and undoes its steps itself when it fails: fork it from an earlier event instead"
         ));
     }
     let store = shared.store.as_ref();

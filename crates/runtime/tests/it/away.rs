@@ -67,8 +67,11 @@ async fn cut_off_for(away: Duration) -> (String, usize, Vec<&'static str>) {
     let run = runtime.submit(SubmitRun::new("worker", "go")).await.expect("accepted").run.id;
     tool.cut.notified().await;
     tokio::time::sleep(away).await;
+    let lease_ttl = RuntimeOptions::default().lease_ttl;
+    assert_eq!(runtime.ready().is_ok(), away < lease_ttl, "away for {away:?}");
     store.set_away(false);
     let view = runtime.wait(run).await.expect("ends");
+    runtime.ready().expect("the store is back");
     let events = runtime.events(run, 0, 99).await.expect("reads");
     let kinds = events.iter().map(|view| view.event.kind()).collect();
     assert!(runtime.shutdown().await.expect("closes"));

@@ -27,6 +27,7 @@ mod problems;
 mod queue;
 mod recovery;
 mod runs;
+mod saga_rollback;
 mod sagas;
 mod schedules;
 mod signals;

@@ -156,7 +156,7 @@ async fn c11_a_fork_goes_on_from_any_event_and_leaves_its_source_alone() {
         let log = events(&runtime, fork.id).await;
         let (same, rest) = log.split_at(usize::try_from(at).expect("small"));
         assert_eq!(same, &before[..same.len()]);
-        assert!(matches!(&rest[0], RunEvent::Forked { from, at: last, .. }
+        assert!(matches!(&rest[0], RunEvent::Forked { from, last, .. }
             if *from == source && *last == at));
         assert_eq!(events(&runtime, source).await, before, "the source is as it was");
         let keys = rest.iter().filter_map(|event| match event {
@@ -379,7 +379,7 @@ async fn c11_what_was_under_way_and_has_been_undone_is_not_undone_by_the_next_ro
 fn an_event_keeps_its_time_in_json_when_it_tells_of_a_fork() {
     let event = RunEvent::Forked {
         from: RunId::from_bytes([7; 16]),
-        at: 3,
+        last: 3,
         changes: Changes::default(),
         by: "ada".to_owned(),
     };

@@ -32,7 +32,7 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that the commands on runs and guards talk to.
+    /// The server that the commands on runs, facts, schedules and guards talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -187,7 +187,8 @@ enum Command {
     },
     /// Look after a store: check it, copy it, export and import it, migrate it, remove old runs.
     Store {
-        /// The store's file. Default: the configuration's `store.path`.
+        /// The store: a file, a `postgres://` URL without a password, or `env:VARIABLE` with a URL in it.
+        /// Default: the configuration's `store.url` or `store.path`.
         #[arg(long, global = true)]
         store: Option<String>,
         #[command(subcommand)]

@@ -122,6 +122,14 @@ fn problem(run: &RunView) -> Vec<String> {
     lines
 }
 
+/// A checkpoint that could not be read; 0 stands for all of them.
+fn passed_over(checkpoint: u64, problem: &str) -> String {
+    match checkpoint {
+        0 => format!("every checkpoint is DAMAGED, the whole log was used: {problem}"),
+        _ => format!("checkpoint {checkpoint} is DAMAGED, the one before was used: {problem}"),
+    }
+}
+
 /// One event, on one line.
 pub(super) fn event(view: &EventView) -> String {
     let text = match &view.event {
@@ -173,16 +181,14 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Resumed { by, again } => {
             format!("resumed by {by}, makes again: {}", again.join(", "))
         }
-        RunEvent::Forked { from, at, by, .. } => format!("forked from {from} at {at} by {by}"),
+        RunEvent::Forked { from, last, by, .. } => {
+            format!("forked from {from} at event {last} by {by}")
+        }
         RunEvent::RolledBack { to, by, undo, left, .. } => {
             format!("rolled back to {to} by {by}{}", undone(undo, left))
         }
-        RunEvent::CheckpointPassedOver { checkpoint: 0, problem } => {
-            format!("every checkpoint is DAMAGED, the whole log was used: {problem}")
-        }
-        RunEvent::CheckpointPassedOver { checkpoint, problem } => {
-            format!("checkpoint {checkpoint} is DAMAGED, the one before was used: {problem}")
-        }
+        RunEvent::Undone { again, left } => went_back(again, left),
+        RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
             format!("call {call_id}: {verdict:?}, says {by}")
         }
@@ -193,6 +199,17 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// How undoing the steps of a rollback has ended.
+fn went_back(again: &[String], left: &[String]) -> String {
+    let (again, left) = (listed("; done again: ", again), listed("; NOT undone: ", left));
+    format!("undone: goes on from there{again}{left}")
+}
+
+/// Names behind what they are, if there are any.
+fn listed(what: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("{what}{}", names.join(", ")) }
 }
 
 /// What a rollback undoes, and what it leaves.

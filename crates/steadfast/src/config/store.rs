@@ -30,11 +30,23 @@ impl Config {
         let Some(reference) = &section.url else {
             return Ok(StorePlace::File(self.resolve(&section.path)));
         };
-        let place = "store.url";
+        StorePlace::database("store.url", reference, section.schema.clone())
+    }
+}
+
+impl StorePlace {
+    /// A database by its URL, or by the environment variable that holds it; `place` is where that is said.
+    ///
+    /// # Errors
+    /// The variable is not set; a URL that stands here holds a password; the URL cannot be used.
+    pub(crate) fn database(
+        place: &str,
+        reference: &str,
+        schema: Option<String>,
+    ) -> Result<Self, ConfigError> {
         let unusable = |problem: String| ConfigError::Unusable { place: place.to_owned(), problem };
         let named = reference.starts_with("env:");
-        let url =
-            if named { secret(place, reference)? } else { SecretString::from(reference.clone()) };
+        let url = if named { secret(place, reference)? } else { SecretString::from(reference) };
         let scheme = url.expose_secret().split_once("://").map(|(scheme, _)| scheme);
         if !matches!(scheme, Some("postgres" | "postgresql")) {
             let problem = "it must be `postgres://USER@HOST:PORT/DATABASE`, or `env:VARIABLE` with \
@@ -46,12 +58,11 @@ impl Config {
         if holds_password && !named {
             return Err(ConfigError::PlainSecret { place: place.to_owned() });
         }
-        let schema = section.schema.clone();
         let mut options = PostgresOptions::default();
         if let Some(schema) = schema {
             options.schema = schema;
         }
-        Ok(StorePlace::Database { url, options })
+        Ok(Self::Database { url, options })
     }
 }
 

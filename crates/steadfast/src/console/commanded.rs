@@ -1,6 +1,6 @@
 //! What people did with a run, as steps of its timeline.
 
-use steadfast_runtime::event::{Changes, RunEvent, Verdict};
+use steadfast_runtime::event::{Changes, LeftCall, RunEvent, Verdict};
 
 use super::timeline::{Step, Text};
 
@@ -8,27 +8,20 @@ use super::timeline::{Step, Text};
 pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
     match event {
         RunEvent::Paused { by, reason } => {
-            let step = step.named("paused", "Paused", "paused").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
+            for_a_reason(step.named("paused", "Paused", "paused").fact("by", by), reason)
         }
         RunEvent::Resumed { by, again } => {
             let step = step.named("resumed", "Resumed", "queued").fact("by", by);
             if again.is_empty() { step } else { step.fact("made again", again.join(", ")) }
         }
         RunEvent::Cancelled { by, reason } => {
-            let step = step.named("cancelled", "Cancelled", "cancelled").fact("by", by);
-            match reason {
-                Some(reason) => step.text("Reason", reason, true),
-                None => step,
-            }
+            for_a_reason(step.named("cancelled", "Cancelled", "cancelled").fact("by", by), reason)
         }
-        RunEvent::Forked { from, at, changes, by } => {
+        RunEvent::Forked { from, last, changes, by } => {
             let Changes { input, model, instructions } = changes;
             let step = step.named("forked", "Forked: what comes before is another run's", "queued");
-            let mut step = step.fact("from run", from.to_string()).fact("at event", at.to_string());
+            let mut step =
+                step.fact("from run", from.to_string()).fact("at event", last.to_string());
             step.facts.extend(model.map(|model| ("model", model)));
             step.facts.push(("by", by));
             let texts = [("Input", input), ("Prompt", instructions)].into_iter();
@@ -41,10 +34,7 @@ pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
             let mut step = step.fact("by", by);
             step.texts.extend(reason.map(|reason| Text::new("Reason", reason, true)));
             let undo = undo.iter().map(|undo| format!("{} by {}", undo.tool, undo.with));
-            let left = left.iter().map(|left| match left.unknown {
-                true => format!("{} (it may have taken effect)", left.tool),
-                false => left.tool.clone(),
-            });
+            let left = left.iter().map(stays);
             let lists = [
                 ("To be undone", undo.collect::<Vec<_>>()),
                 ("Was not undone", left.collect::<Vec<_>>()),
@@ -76,5 +66,19 @@ pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
             }
         }
         other => step.named("other", other.kind(), ""),
+    }
+}
+
+fn for_a_reason(step: Step, reason: Option<String>) -> Step {
+    match reason {
+        Some(reason) => step.text("Reason", reason, true),
+        None => step,
+    }
+}
+
+fn stays(left: &LeftCall) -> String {
+    match left.unknown {
+        true => format!("{} (it may have taken effect)", left.tool),
+        false => left.tool.clone(),
     }
 }

@@ -301,6 +301,7 @@ fn plain(event: RunEvent, step: Step) -> Step {
         | RunEvent::Heard { .. }
         | RunEvent::ChildEnded { .. }
         | RunEvent::StepsUnmet { .. }
+        | RunEvent::Undone { .. }
         | RunEvent::Cancelling { .. }) => of_code(event, step),
         event @ (RunEvent::Paused { .. }
         | RunEvent::Resumed { .. }
@@ -346,6 +347,14 @@ fn of_code(event: RunEvent, step: Step) -> Step {
         RunEvent::StepsUnmet { steps } => step
             .named("unmet", "Steps that the code no longer comes to", "left over")
             .text("Which", steps.join("\n"), true),
+        RunEvent::Undone { again, left } => {
+            let mut step = step.named("undone", "What came since is undone", "goes on");
+            let lists = [("To be done again", again), ("Was not undone", left)];
+            for (label, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
+                step.texts.push(Text { label, text: names.join("\n"), open: true });
+            }
+            step
+        }
         RunEvent::Cancelling { by, reason } => {
             let step = step.named("cancelling", "To be cancelled", "undoing").fact("by", by);
             match reason {

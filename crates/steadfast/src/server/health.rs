@@ -10,7 +10,8 @@ pub(super) async fn alive() -> &'static str {
     "alive\n"
 }
 
-/// 200 while new runs are taken, 503 from the moment the node drains or its store takes no writes.
+/// 200 while new runs are taken, 503 from the moment the node drains its store takes no writes, or the
+/// store has been away for longer than the node's lease.
 pub(super) async fn ready(State(state): State<ServerState>) -> Response {
     match state.runtime.ready() {
         Ok(()) => "ready\n".into_response(),

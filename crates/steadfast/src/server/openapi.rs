@@ -340,7 +340,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
     }
     if let Some(body) = operation.body {
-        let required = if ["SubmitRun", "SignalRun", "SetFact", "AnswerCall"].contains(&body) {
+        let required = if ["SubmitRun", "SignalRun", "AnswerCall", "SetFact"].contains(&body) {
             Required::True
         } else {
             Required::False

@@ -163,8 +163,8 @@ impl From<RuntimeError> for Problem {
                               What was acknowledged is kept; a command that got this answer may \
                               or may not have taken effect"
                     .to_owned();
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                return Self::new(status, code, "The store is unavailable", detail);
+                let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "The store is unavailable");
+                return Self::new(status, code, title, detail);
             }
             E::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The store failed"),
             E::Fold(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The run's log is damaged"),

@@ -133,6 +133,9 @@ fn c11_a_failed_run_is_rolled_back_and_a_run_is_forked_by_the_command_line() {
     assert_eq!(detail["origin"]["changes"]["instructions"], "Be brief.");
     let (_, said) = say(&folder, &url, &["show", &fork]);
     assert!(said.contains(&format!("fork of  {id}")), "{said}");
+    let (code, said) = say(&folder, &url, &["watch", &fork]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("forked from {id} at event 1")), "{said}");
     assert_eq!(say(&folder, &url, &["fork", &id, "--model", "none"]).0, Some(1));
     assert_eq!(say(&folder, &url, &["answer", &id, "c1", "happened"]).0, Some(1), "asks nobody");
 }

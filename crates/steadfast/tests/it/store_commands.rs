@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use steadfast_runtime::RunEvent;
 
+use crate::postgres_server::{fresh_schema, shared};
 use crate::program::{Running, example, refusal, refused, run, steadfast, text};
 
 /// A folder with the report example, and a run of it that has succeeded.
@@ -128,10 +128,10 @@ fn damage_is_found_with_its_run_and_what_to_do() {
     let (_temporary, folder) = ran();
     let whole = std::fs::read(folder.join("steadfast.db")).expect("a store");
     for (damage, word) in [
-        ("DELETE FROM event WHERE seq = 9", "follows event 8"),
+        ("DELETE FROM event WHERE seq = 9", "some are missing"),
         ("UPDATE event SET body = x'7b' WHERE seq = 5", "event 5"),
         ("UPDATE run SET state = 'failed'", "its card says `failed`"),
-        ("UPDATE run SET head_seq = head_seq + 1", "its card says"),
+        ("UPDATE run SET head_seq = head_seq + 1", "some are missing"),
         ("UPDATE checkpoint SET body = x'7b'", "checkpoint"),
         ("INSERT INTO blob_ref VALUES (1, zeroblob(32))", "is referred to and missing"),
         (
@@ -140,7 +140,8 @@ fn damage_is_found_with_its_run_and_what_to_do() {
             "damaged",
         ),
         (
-            "INSERT INTO event SELECT 999, 77, 1, at, kind, version, body FROM event LIMIT 1",
+            "INSERT INTO event (pos, run, seq, at, kind, version, body) \
+             SELECT 999, 77, 1, at, kind, version, body FROM event LIMIT 1",
             "no card",
         ),
     ] {
@@ -258,15 +259,32 @@ fn a_server_removes_runs_that_were_kept_long_enough() {
     assert_eq!(store(&folder, &["check"])["runs"], 1);
 }
 
-/// An archive that an early release wrote, with every kind of event that it knew: a report,
-/// and runs of code that was cancelled, waits, and was under way. Kept for every later release.
+/// The kinds of events that an early release knew.
+const KINDS: [&str; 13] = [
+    "submitted",
+    "claimed",
+    "model_answered",
+    "tool_started",
+    "tool_finished",
+    "step_started",
+    "step_finished",
+    "progressed",
+    "parked",
+    "resumed",
+    "cancelled",
+    "succeeded",
+    "failed",
+];
+
+/// An archive that it wrote, with every one of them: a report, and runs of code that was cancelled, waits, and
+/// was under way. Kept for every later release.
 const ARCHIVE: &str = include_str!("../data/archive-1.jsonl");
 
 #[test]
 fn the_archive_of_an_earlier_release_is_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let place = folder.path();
-    for kind in RunEvent::KINDS {
+    for kind in KINDS {
         assert!(ARCHIVE.contains(&format!("\"kind\":\"{kind}\"")), "{kind} is in no log of it");
     }
     std::fs::write(place.join("old.jsonl"), ARCHIVE).expect("written");
@@ -305,9 +323,79 @@ fn what_cannot_be_done_is_said() {
     }
     refused(place, &["store", "--store", "none.db", "check"], 1, &["none.db", "no such file"]);
     assert!(!place.join("none.db").exists());
-    let url = ["store", "--store", "postgres://me:secret@127.0.0.1/x", "backup", "y"];
-    let said = refused(place, &url, 1, &["not a URL"]);
-    assert!(!said.contains("secret"), "{said}");
+    let url = ["store", "--store", "postgres://me@127.0.0.1/x", "backup", "y"];
+    refused(place, &url, 1, &["not a URL", "pg_dump"]);
+    for option in [
+        &["--store", "postgres://me:hunter2@127.0.0.1/x", "check"][..],
+        &["--store", "x.db", "migrate", "--to", "postgres://me:hunter2@127.0.0.1/x"],
+    ] {
+        let said = refused(place, &[&["store"], option].concat(), 64, &["may only be named"]);
+        assert!(!said.contains("hunter2") && said.contains("--"), "{said}");
+    }
     let wrong = run(place, &["store", "--store", "x", "prune", "--older-than", "soon"]);
     assert_eq!(wrong.status.code(), Some(2));
+}
+
+/// The variable that holds the database's URL.
+const VARIABLE: &str = "STEADFAST_TEST_DATABASE";
+const DATABASE: &str = "env:STEADFAST_TEST_DATABASE";
+
+fn with_database(folder: &Path, url: &str, arguments: &[&str]) -> std::process::Output {
+    let arguments = [&["--output", "json", "store"], arguments].concat();
+    steadfast(folder).env(VARIABLE, url).args(arguments).output().expect("starts")
+}
+
+#[test]
+fn a_store_moves_into_a_database_is_looked_after_there_and_moves_back() {
+    let Some(server) = shared() else { return };
+    let (_temporary, folder) = ran();
+    let config = folder.join("steadfast.toml");
+    let schema = format!("\n[store]\nschema = \"{}\"\n", fresh_schema());
+    let laid_out = std::fs::read_to_string(&config).expect("laid out");
+    std::fs::write(&config, laid_out + &schema).expect("written");
+    let url = server.url();
+    let done = |arguments: &[&str]| -> Value {
+        let done = with_database(&folder, &url, arguments);
+        let said = format!("{}{}", text(&done.stdout), text(&done.stderr));
+        assert!(done.status.success() && !said.contains("horse"), "{said}");
+        serde_json::from_str(&text(&done.stdout)).unwrap_or_default()
+    };
+    let not = |arguments: &[&str], word: &str| {
+        let said = refusal(&with_database(&folder, &url, arguments), 1, &[word, "127.0.0.1"]);
+        assert!(!said.contains("horse"), "{said}");
+    };
+    // Looking makes nothing.
+    for _ in 0..2 {
+        not(&["--store", DATABASE, "check"], "holds no store");
+    }
+    let prune = ["--store", DATABASE, "prune", "--older-than", "0s"];
+    refusal(&with_database(&folder, &url, &prune), 1, &["there is no store in the schema"]);
+    let migrated = done(&["migrate", "--to", DATABASE]);
+    assert_eq!(migrated["migrated"]["run"], 1, "{migrated}");
+    assert_eq!(done(&["--store", DATABASE, "check"])["runs"], 1);
+    not(&["migrate", "--to", DATABASE], "empty store");
+    done(&["export", "file.jsonl"]);
+    done(&["--store", DATABASE, "export", "database.jsonl"]);
+    done(&["--store", DATABASE, "migrate", "--to", "back.db"]);
+    done(&["--store", "back.db", "export", "back.jsonl"]);
+    let records = |name: &str| {
+        let all = lines(&folder.join(name));
+        let mut records = all[1..all.len() - 1].to_vec();
+        records.sort_unstable();
+        records
+    };
+    assert_eq!(records("file.jsonl"), records("database.jsonl"));
+    assert_eq!(records("file.jsonl"), records("back.jsonl"));
+    // The key of the submission has come along.
+    let mut again = steadfast(&folder);
+    again.env(VARIABLE, &url).args(["serve", "--listen", "127.0.0.1:0", "--store", DATABASE]);
+    let mut again = Running::start(again);
+    again.wait_for("on http://");
+    assert_eq!(done(&["--store", DATABASE, "check"])["runs"], 1);
+    not(&["--store", DATABASE, "migrate", "--to", "late.db"], "in use by 1 nodes");
+    // Nodes may be at work while it is pruned.
+    let pruned = done(&prune);
+    assert_eq!((&pruned["runs"], &pruned["events"]), (&json!(1), &json!(27)), "{pruned}");
+    drop(again);
+    assert_eq!(done(&["--store", DATABASE, "check"])["runs"], 0);
 }

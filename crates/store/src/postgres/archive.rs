@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 
 use super::address::Address;
 use super::link::{Failure, Link, step};
+use super::read::see;
 use super::schema::{self, HEAD_COLUMNS, head_columns};
 use super::{PostgresStore, prune, restore};
 use crate::archive::AnswerRecord;
@@ -104,13 +105,17 @@ pub(super) fn told(address: &Address, failure: &Failure) -> StoreError {
     }
 }
 
-/// A connection of its own that sees the database as it is now.
+/// A connection of its own that sees the database as it is now, or at the store's moment.
 pub(super) async fn snapshot(
     store: &PostgresStore,
     statements: impl IntoIterator<Item = &'static str>,
 ) -> Result<Link, StoreError> {
     let begin = async {
         let link = Link::connect(&store.address, statements, None).await?;
+        if let Some((_, moment)) = &store.moment {
+            link.client().batch_execute(&see(moment)).await?;
+            return Ok(link);
+        }
         // The first statement decides what the transaction sees.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1 FROM meta LIMIT 1;";
         link.client().batch_execute(&format!("{PATIENT} {begin}")).await?;
@@ -319,6 +324,9 @@ impl Archive for PostgresStore {
     }
 
     async fn restore(&self) -> Result<Box<dyn Restore>, StoreError> {
+        if self.moment.is_some() {
+            return Err(self.address.unavailable(super::LOOKED_AT));
+        }
         Ok(Box::new(restore::begin(Arc::clone(&self.address)).await?))
     }
 }

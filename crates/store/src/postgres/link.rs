@@ -28,11 +28,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub(super) const EXCHANGE: Duration = Duration::from_secs(40);
 
 /// Limits that the server keeps, so that a cut connection holds no lock for ever; they are shorter than
-/// [`EXCHANGE`]. A weaker `synchronous_commit` than ours is raised, a stronger one is left.
+/// [`EXCHANGE`]. A transaction is a few exchanges in a row: a node that leaves one open has been stopped, and
+/// what it holds (its place at the head of the claims, say) holds up every other node. A weaker
+/// `synchronous_commit` than ours is raised, a stronger one is left.
 const SESSION: &str = "
     SET statement_timeout TO '30s';
     SET lock_timeout TO '20s';
-    SET idle_in_transaction_session_timeout TO '30s';
+    SET idle_in_transaction_session_timeout TO '2s';
     SET tcp_keepalives_idle TO 10;
     SET tcp_keepalives_interval TO 5;
     SET tcp_keepalives_count TO 3;

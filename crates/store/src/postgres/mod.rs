@@ -38,6 +38,7 @@ use uuid::Uuid;
 use self::address::Address;
 use self::append::Appending;
 use self::clock::DatabaseClock;
+use self::link::{Failure, Link};
 use self::notify::{Listener, Outbox};
 use self::read::Readers;
 use self::writer::Handle;
@@ -84,7 +85,12 @@ pub struct PostgresStore {
     listener: Listener,
     /// The tickets of claims whose answers have not been heard.
     tickets: Mutex<HashMap<NodeId, i64>>,
+    /// The moment that everything is read at, and the connection that keeps it, if it is only looked at.
+    moment: Option<(Link, String)>,
 }
+
+/// Why a store that is only looked at writes nothing.
+const LOOKED_AT: &str = "it is only looked at";
 
 impl PostgresStore {
     /// Connects to the database at a `postgres://` URL, and makes the tables or brings them up to date.
@@ -106,7 +112,60 @@ impl PostgresStore {
         let clock = DatabaseClock::new(readers.read(|link| read::now(link)).await?);
         let listener = Listener::start(Arc::clone(&address), outbox);
         let tickets = Mutex::new(HashMap::new());
-        Ok(Self { id, address, clock, writer, readers, listener, tickets })
+        Ok(Self { id, address, clock, writer, readers, listener, tickets, moment: None })
+    }
+
+    /// Opens a store for looking at it as it is at this moment, also while nodes use it: every read sees
+    /// the same state, and every write is refused. Makes and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`]; [`StoreError::NotAStore`] if there is no store; [`StoreError::Unavailable`]
+    /// if an older release wrote it and no node has brought it up to date, if the URL cannot be used or
+    /// the database cannot be reached.
+    pub async fn inspect(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
+        let PostgresOptions { schema, readers, patience } = options;
+        let address = Arc::new(Address::parse(url, &schema)?);
+        let place = || address.to_string();
+        let Some((version, id)) = schema::found(&address).await? else {
+            let problem = format!("the schema `{schema}` holds no store; name another database");
+            return Err(StoreError::NotAStore { place: place(), problem });
+        };
+        if version > schema::VERSION {
+            let known = schema::VERSION;
+            return Err(StoreError::Newer { place: place(), found: version, known });
+        }
+        if version < schema::VERSION {
+            return Err(address.unavailable(&format!(
+                "it has schema version {version}: start a node of this release, which brings it up \
+                 to version {}",
+                schema::VERSION
+            )));
+        }
+        let (keeper, moment) =
+            export(&address).await.map_err(|failure| archive::told(&address, &failure))?;
+        let readers = Readers::at(moment.clone(), Arc::clone(&address), patience, readers);
+        let clock = DatabaseClock::new(readers.read(|link| read::now(link)).await?);
+        let writer = Handle::none(Arc::clone(&address), LOOKED_AT);
+        let (listener, tickets) = (Listener::none(), Mutex::new(HashMap::new()));
+        let moment = Some((keeper, moment));
+        Ok(Self { id, address, clock, writer, readers, listener, tickets, moment })
+    }
+
+    /// Whether there is a store, of whatever version.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the URL cannot be used or the database cannot be reached.
+    pub async fn exists(url: &str, options: &PostgresOptions) -> Result<bool, StoreError> {
+        let address = Address::parse(url, &options.schema)?;
+        Ok(schema::found(&address).await?.is_some())
+    }
+
+    /// How many nodes have a lease that holds.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn nodes(&self) -> Result<u64, StoreError> {
+        self.readers.read(|link| read::nodes(link)).await
     }
 
     /// Whether a URL holds a password.
@@ -117,6 +176,17 @@ impl PostgresStore {
         let address = Address::parse(url, &PostgresOptions::default().schema)?;
         Ok(address.config.get_password().is_some())
     }
+}
+
+/// A connection that keeps the moment at which it was made, and the moment's name for others.
+async fn export(address: &Address) -> Result<(Link, String), Failure> {
+    let link = Link::connect(address, [], None).await?;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+    // It stands still for as long as somebody looks.
+    let begin = format!("{begin} SET LOCAL idle_in_transaction_session_timeout TO 0;");
+    link.client().batch_execute(&begin).await?;
+    let row = link.client().query_one("SELECT pg_export_snapshot()", &[]).await?;
+    Ok((link, row.try_get(0)?))
 }
 
 #[async_trait]

@@ -69,12 +69,12 @@ impl Outbox {
 /// The listening connection, and what it has heard.
 pub(super) struct Listener {
     heard: Arc<Outbox>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop();
     }
 }
 
@@ -89,7 +89,12 @@ impl Listener {
         });
         #[expect(clippy::disallowed_methods, reason = "owned by the listener, which ends it")]
         let task = tokio::spawn(listen(address, outbox, ear));
-        Self { heard, task }
+        Self { heard, task: Some(task) }
+    }
+
+    /// Of a store that is only looked at: nothing ever changes.
+    pub(super) fn none() -> Self {
+        Self { heard: Arc::new(Outbox::default()), task: None }
     }
 
     /// Waits until another node has changed something. Cancel-safe.
@@ -98,7 +103,9 @@ impl Listener {
     }
 
     pub(super) fn stop(&self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::address::Address;
+use super::archive::PATIENT;
 use super::link::{EXCHANGE, Failure, Link, step};
 use super::prune::CHOOSE;
 use super::schema::{self, head_columns, now_ms};
@@ -58,8 +59,24 @@ const FACTS: &str = concat!(
     ") ORDER BY key LIMIT $4"
 );
 
-const STATEMENTS: [&str; 12] =
-    [RUN, EVENTS, CHECKPOINTS, BLOB, HEAD, STATES, NEXT_WAKE, NOW, LETTERS, FACT, FACTS, CHOOSE];
+/// Nodes whose leases hold.
+pub(super) const NODES: &str = concat!("SELECT count(*) FROM node WHERE expires_at > ", now_ms!());
+
+const STATEMENTS: [&str; 13] = [
+    RUN,
+    EVENTS,
+    CHECKPOINTS,
+    BLOB,
+    HEAD,
+    STATES,
+    NEXT_WAKE,
+    NOW,
+    LETTERS,
+    FACT,
+    FACTS,
+    CHOOSE,
+    NODES,
+];
 
 /// How long after a lost connection the next is tried.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -72,6 +89,8 @@ pub(super) struct Readers {
     patience: Duration,
     free: Mutex<Vec<Link>>,
     places: Semaphore,
+    /// The moment that every read sees, if they all see one.
+    moment: Option<String>,
 }
 
 /// A connection in use; it is put back also when the read is dropped.
@@ -95,7 +114,25 @@ pub(super) type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>>
 impl Readers {
     pub(super) fn new(address: Arc<Address>, patience: Duration, count: usize) -> Self {
         let places = Semaphore::new(count.max(1));
-        Self { address, patience, free: Mutex::new(Vec::new()), places }
+        Self { address, patience, free: Mutex::new(Vec::new()), places, moment: None }
+    }
+
+    /// As [`Readers::new`], and every read sees an exported moment.
+    pub(super) fn at(
+        moment: String,
+        address: Arc<Address>,
+        patience: Duration,
+        count: usize,
+    ) -> Self {
+        Self { moment: Some(moment), ..Self::new(address, patience, count) }
+    }
+
+    async fn connect(&self) -> Result<Link, Failure> {
+        let link = Link::connect(&self.address, STATEMENTS, None).await?;
+        if let Some(moment) = &self.moment {
+            link.client().batch_execute(&see(moment)).await?;
+        }
+        Ok(link)
     }
 
     /// Makes a read, and makes it again while its connection gets lost, until the patience is over.
@@ -137,7 +174,7 @@ impl Readers {
         let free = self.free.lock().pop();
         let link = match free.filter(|link| !link.is_closed()) {
             Some(link) => link,
-            None => Link::connect(&self.address, STATEMENTS, None).await?,
+            None => self.connect().await?,
         };
         let mut borrowed = Borrowed { readers: self, link: Some(link) };
         let Some(link) = &borrowed.link else { return Err(Failure::Lost(String::new())) };
@@ -145,7 +182,9 @@ impl Readers {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Lost(format!("it gave no answer within {EXCHANGE:?}"))),
         };
-        if matches!(answer, Err(Failure::Lost(_) | Failure::Doubtful(_))) {
+        // After an error a transaction is of no more use.
+        let pinned = self.moment.is_some() && answer.is_err();
+        if pinned || matches!(answer, Err(Failure::Lost(_) | Failure::Doubtful(_))) {
             drop(borrowed.link.take());
         }
         answer
@@ -156,6 +195,22 @@ impl Readers {
         self.places.close();
         self.free.lock().clear();
     }
+}
+
+/// Begins a transaction that sees an exported moment.
+pub(super) fn see(moment: &str) -> String {
+    format!(
+        "{PATIENT} BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+         SET TRANSACTION SNAPSHOT '{moment}';"
+    )
+}
+
+/// How many nodes are at work.
+pub(super) fn nodes(link: &Link) -> Reading<'_, u64> {
+    Box::pin(async move {
+        let [rows] = link.query([step(NODES, &[])]).await?;
+        rows.first().map_or(Ok(0), |row| schema::count(row, 0))
+    })
 }
 
 /// Events, or `None` if there is no such run.

@@ -14,7 +14,8 @@ use tokio_postgres::types::{ToSql, Type};
 use super::address::Address;
 use super::archive::{PATIENT, told};
 use super::link::{Failure, Link, step};
-use super::schema::{self, disposition_columns, now_ms};
+use super::read::NODES;
+use super::schema::{self, disposition_columns};
 use super::{create, keys};
 use crate::rules::misuse;
 use crate::{Disposition, KeyName, Record, Restore, RunId, RunRecord, StoreError};
@@ -25,7 +26,6 @@ const IS_EMPTY: &str = "SELECT NOT (EXISTS (SELECT 1 FROM run) OR EXISTS (SELECT
      OR EXISTS (SELECT 1 FROM fact) OR EXISTS (SELECT 1 FROM operation) \
      OR EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM letter) \
      OR EXISTS (SELECT 1 FROM checkpoint) OR EXISTS (SELECT 1 FROM blob_ref))";
-const NODES: &str = concat!("SELECT count(*) FROM node WHERE expires_at > ", now_ms!());
 const FIND: &str = "SELECT id, run FROM run WHERE id = ANY($1::uuid[])";
 const TAKEN: &str = "SELECT id, key_hash FROM run WHERE id = ANY($1::uuid[]) \
      OR key_hash = ANY($2::bytea[])";

@@ -135,6 +135,26 @@ pub(super) async fn open(address: &Address) -> Result<String, StoreError> {
     }
 }
 
+/// The version of the store that is there, if there is one, and its id. Makes nothing.
+pub(super) async fn found(address: &Address) -> Result<Option<(i64, String)>, StoreError> {
+    let look = async {
+        let link = Link::connect(address, [], None).await?;
+        let client = link.client();
+        let meta = "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = $1 \
+                    AND tablename = 'meta')";
+        if !client.query_one(meta, &[&address.schema]).await?.try_get::<_, bool>(0)? {
+            return Ok(None);
+        }
+        let values = "SELECT (SELECT value FROM meta WHERE name = 'schema_version'), \
+                      (SELECT value FROM meta WHERE name = 'store_id')";
+        let row = client.query_one(values, &[]).await?;
+        let (version, id): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let version = version.and_then(|version| version.parse().ok());
+        Ok(version.zip(id))
+    };
+    look.await.map_err(|failure: Failure| address.unavailable(failure.problem()))
+}
+
 enum Migration {
     Refused(StoreError),
     Failed(Failure),

@@ -62,6 +62,8 @@ pub(super) struct Handle {
     patience: Duration,
     queue: Mutex<Option<mpsc::Sender<Box<dyn Task>>>>,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// Why nothing is written once the queue is gone.
+    refusal: &'static str,
 }
 
 struct Writer {
@@ -100,12 +102,18 @@ impl Handle {
         #[expect(clippy::disallowed_methods, reason = "owned here; `close` waits for it")]
         let task = tokio::spawn(writer.run(requests));
         let (queue, task) = (Mutex::new(Some(queue)), Mutex::new(Some(task)));
-        Ok(Self { address, patience, queue, task })
+        Ok(Self { address, patience, queue, task, refusal: CLOSED })
+    }
+
+    /// Of a store that is only looked at.
+    pub(super) const fn none(address: Arc<Address>, refusal: &'static str) -> Self {
+        let patience = Duration::ZERO;
+        Self { address, patience, queue: Mutex::new(None), task: Mutex::new(None), refusal }
     }
 
     pub(super) async fn write<W: Write>(&self, write: W) -> Result<W::Answer, StoreError> {
         let queue = self.queue.lock().clone();
-        let queue = queue.ok_or_else(|| self.address.unavailable(CLOSED))?;
+        let queue = queue.ok_or_else(|| self.address.unavailable(self.refusal))?;
         let deadline = Instant::now() + self.patience;
         let (reply, answer) = oneshot::channel();
         let request = Box::new(Request::new(write, deadline, reply));

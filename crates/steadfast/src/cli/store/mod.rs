@@ -1,7 +1,8 @@
 //! `steadfast store`: looking after a store.
 //!
 //! `check`, `backup` and `export` look at one moment of a store that a server may be using. `import`,
-//! `migrate` and `prune` need it for themselves and are refused while another process has it.
+//! `migrate` and `prune` need a file for themselves and are refused while another process has it; a database
+//! can be pruned while nodes use it.
 
 mod archive;
 mod check;
@@ -11,15 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 use steadfast_runtime::Status;
-use steadfast_store::{Prune, Pruned, SqliteOptions, SqliteStore, Store, Timestamp};
+use steadfast_store::{PostgresStore, Prune, Pruned, SqliteOptions, SqliteStore, Store, Timestamp};
 
 use super::ps::state;
 use super::{Exit, Output, output};
-use crate::config::Config;
+use crate::config::{Config, ConfigError, StorePlace};
 
 /// What is done with a store.
 #[derive(Debug, Subcommand)]
@@ -43,7 +45,7 @@ pub(super) enum StoreAction {
     },
     /// Take everything into another, empty store, and compare.
     Migrate {
-        /// The other store.
+        /// The other store: a file, a `postgres://` URL without a password, or `env:VARIABLE`.
         #[arg(long)]
         to: String,
     },
@@ -71,52 +73,107 @@ pub(super) async fn store(
     format: Output,
 ) -> anyhow::Result<Exit> {
     let place = match place {
-        Some(place) => place,
-        None => {
-            let config = Config::load(config)?;
-            config.resolve(&config.store.path).display().to_string()
-        }
+        Some(named) => find("--store", &named, config)?,
+        None => Config::load(config)?.store_place()?,
     };
     match action {
-        StoreAction::Check => check::check(inspect(&place)?.as_ref(), format).await,
+        StoreAction::Check => check::check(inspect(&place).await?.as_ref(), format).await,
         StoreAction::Backup { to } => back_up(file(&place)?, &to, format).await,
-        StoreAction::Export { to } => transfer::export(inspect(&place)?.as_ref(), &to).await,
-        StoreAction::Import { from } => transfer::import(open(&place)?, &from, format).await,
+        StoreAction::Export { to } => transfer::export(inspect(&place).await?.as_ref(), &to).await,
+        StoreAction::Import { from } => transfer::import(open(&place).await?, &from, format).await,
         StoreAction::Migrate { to } => {
-            let from = open_existing(&place)?;
-            transfer::migrate(from, open(&to)?, format).await
+            let to = find("--to", &to, config)?;
+            let from = open_existing(&place).await?;
+            refuse_in_use(&place).await?;
+            transfer::migrate(from, open(&to).await?, format).await
         }
         StoreAction::Prune { older_than, state } => {
-            prune(open_existing(&place)?, older_than, &state, format).await
+            prune(open_existing(&place).await?, older_than, &state, format).await
         }
     }
+}
+
+/// What a word of the command line names: a file, or a database by its URL or its variable. The schema of a
+/// database is the configuration's, if there is one.
+fn find(option: &str, named: &str, config: Option<&Path>) -> anyhow::Result<StorePlace> {
+    if !named.contains("://") && !named.starts_with("env:") {
+        return Ok(StorePlace::File(named.into()));
+    }
+    let schema = match Config::load(config) {
+        Ok(config) => config.store.schema,
+        Err(ConfigError::Unreadable { .. }) if config.is_none() => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(StorePlace::database(option, named, schema)?)
 }
 
 /// The file that a place names.
-fn file(place: &str) -> anyhow::Result<&Path> {
-    if place.contains("://") {
-        bail!("this command needs the path of a SQLite store, not a URL");
+fn file(place: &StorePlace) -> anyhow::Result<&Path> {
+    match place {
+        StorePlace::File(path) => Ok(path),
+        StorePlace::Database { .. } => bail!(
+            "this command needs the path of a SQLite store, not a URL: a database is backed up with \
+             `pg_dump`, or as an archive with `steadfast store export`"
+        ),
     }
-    Ok(Path::new(place))
 }
 
 /// A store as it is at this moment, whoever uses it.
-fn inspect(place: &str) -> anyhow::Result<Arc<dyn Store>> {
-    let store = SqliteStore::inspect(file(place)?).context("cannot read the store")?;
-    Ok(Arc::new(store))
+async fn inspect(place: &StorePlace) -> anyhow::Result<Arc<dyn Store>> {
+    let problem = "cannot read the store";
+    Ok(match place {
+        StorePlace::File(path) => Arc::new(SqliteStore::inspect(path).context(problem)?),
+        StorePlace::Database { url, options } => {
+            let store = PostgresStore::inspect(url.expose_secret(), options.clone()).await;
+            Arc::new(store.context(problem)?)
+        }
+    })
 }
 
-/// A store that is this process's alone.
-fn open(place: &str) -> anyhow::Result<Arc<dyn Store>> {
-    let store = SqliteStore::open(file(place)?, SqliteOptions::default());
-    Ok(Arc::new(store.context("cannot open the store")?))
+/// A store to be changed: a file is this process's alone, a database may have nodes.
+async fn open(place: &StorePlace) -> anyhow::Result<Arc<dyn Store>> {
+    let problem = "cannot open the store";
+    Ok(match place {
+        StorePlace::File(path) => {
+            Arc::new(SqliteStore::open(path, SqliteOptions::default()).context(problem)?)
+        }
+        StorePlace::Database { url, options } => {
+            let store = PostgresStore::connect(url.expose_secret(), options.clone()).await;
+            Arc::new(store.context(problem)?)
+        }
+    })
 }
 
-fn open_existing(place: &str) -> anyhow::Result<Arc<dyn Store>> {
-    if !file(place)?.exists() {
-        bail!("there is no store at {place}: name one with `--store`");
+async fn open_existing(place: &StorePlace) -> anyhow::Result<Arc<dyn Store>> {
+    match place {
+        StorePlace::File(path) if !path.exists() => {
+            bail!("there is no store at {}: name one with `--store`", path.display())
+        }
+        StorePlace::Database { url, options }
+            if !PostgresStore::exists(url.expose_secret(), options).await? =>
+        {
+            bail!(
+                "there is no store in the schema `{}` of the database: name another one with \
+                 `--store`, or `store.schema` in the configuration",
+                options.schema
+            )
+        }
+        StorePlace::File(_) | StorePlace::Database { .. } => open(place).await,
     }
-    open(place)
+}
+
+/// What a node would write while a store is carried over would be lost. A file is held by one process anyway.
+async fn refuse_in_use(place: &StorePlace) -> anyhow::Result<()> {
+    let StorePlace::Database { url, options } = place else { return Ok(()) };
+    let store = PostgresStore::inspect(url.expose_secret(), options.clone()).await?;
+    let nodes = store.nodes().await?;
+    store.close().await?;
+    ensure!(
+        nodes == 0,
+        "{} is in use by {nodes} nodes: stop them, or wait until their leases are over",
+        store.describe()
+    );
+    Ok(())
 }
 
 async fn back_up(from: &Path, to: &Path, format: Output) -> anyhow::Result<Exit> {

@@ -189,7 +189,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
     ])
     .property("tools", ArrayBuilder::new().items(typed(Type::String)))
     .required("tools");
-    let mut all = vec![
+    let described = vec![
         ("Run", run()),
         ("RunDetail", run_detail()),
         ("RunList", runs.required("runs")),
@@ -235,9 +235,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
             ]),
         ),
     ];
-    all.extend(actions());
-    all.extend(facts());
-    all
+    described.into_iter().chain(actions()).chain(facts()).collect()
 }
 
 /// What one does with a run, and what it says.
