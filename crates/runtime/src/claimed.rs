@@ -77,6 +77,9 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
         Ok(Err(RuntimeError::Store(error @ StoreError::Unavailable { .. }))) => {
             give_back(shared, &head, &stop, error).await;
         }
+        Ok(Err(error)) if is_taken(shared, &head).await => {
+            info!(%run, %error, "somebody else has the run now: nothing more was written");
+        }
         Ok(Err(error)) => give_up(shared, &head, &chain(&error)).await,
         Err(_) => give_up(shared, &head, "a defect in Steadfast: the driver panicked").await,
     }
@@ -111,6 +114,11 @@ async fn give_back(
         }
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+/// Whether somebody has taken the run since it was claimed: what its log says now is not what was claimed.
+async fn is_taken(shared: &Shared, head: &RunHead) -> bool {
+    matches!(shared.store.head(head.id).await, Ok(Some(now)) if now.epoch != head.epoch)
 }
 
 /// A run that cannot be driven (its log is damaged, its state contradicts an event) must not be

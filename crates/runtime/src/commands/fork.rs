@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use steadfast_store::{Created, NewEvent, NewRun, RunHead, RunId, Store};
 
-use super::submit::check_label;
+use super::submit::{check_label, searched};
 use super::{INPUT_BYTES_MAX, Submitted};
 use crate::error::RuntimeError;
 use crate::event::{Changes, RunEvent};
@@ -72,7 +72,7 @@ pub(crate) async fn fork(shared: &Shared, command: ForkRun) -> Result<Submitted,
         key,
         session: head.session,
         tags: head.tags,
-        text: folded.input.clone(),
+        text: searched(&folded.input),
         blobs,
         ..NewRun::new(head.tenant, head.agent, events, face(&folded)?)
     };

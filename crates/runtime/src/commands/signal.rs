@@ -31,8 +31,9 @@ pub struct SignalRun {
 pub(crate) async fn signal(shared: &Shared, command: SignalRun) -> Result<bool, RuntimeError> {
     let SignalRun { run, name, payload, by, id } = command;
     check_name(&name).map_err(|problem| RuntimeError::InvalidInput { problem })?;
-    if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > ID_BYTES_MAX) {
-        let problem = format!("`id` must have 1 to {ID_BYTES_MAX} bytes");
+    let fits = |id: &String| (1..=ID_BYTES_MAX).contains(&id.len()) && !id.contains('\0');
+    if !id.as_ref().is_none_or(fits) {
+        let problem = format!("`id` must have 1 to {ID_BYTES_MAX} bytes, none of them zero");
         return Err(RuntimeError::InvalidInput { problem });
     }
     let head = shared.store.head(run).await?.ok_or(RuntimeError::UnknownRun { run })?;

@@ -94,10 +94,12 @@ impl SubmitRun {
     }
 }
 
-/// A label that is neither empty nor too long, or none.
+/// A label that is neither empty nor too long and can be kept by every store, or none.
 pub(super) fn check_label(what: &str, label: Option<&String>) -> Result<(), RuntimeError> {
-    if label.is_some_and(|label| label.is_empty() || label.len() > LABEL_BYTES_MAX) {
-        let problem = format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes");
+    let fits =
+        |label: &String| (1..=LABEL_BYTES_MAX).contains(&label.len()) && !label.contains('\0');
+    if !label.is_none_or(fits) {
+        let problem = format!("`{what}` must have 1 to {LABEL_BYTES_MAX} bytes, none of them zero");
         return Err(RuntimeError::InvalidInput { problem });
     }
     Ok(())
@@ -159,7 +161,7 @@ pub(crate) async fn create(
         problem: None,
         summary,
     };
-    let (text, session, tags) = (input.clone(), session.clone(), tags.clone());
+    let (text, session, tags) = (searched(input), session.clone(), tags.clone());
     let new = NewRun::new(tenant, agent, vec![packed], head);
     let new = NewRun { priority, key, session, parent, text, tags, blobs, ..new };
     match store.create(new).await? {
@@ -169,6 +171,11 @@ pub(crate) async fn create(
             Ok((head, false))
         }
     }
+}
+
+/// The text that a run is found by: not every store keeps zero bytes in one.
+pub(super) fn searched(input: &str) -> String {
+    input.replace('\0', " ")
 }
 
 /// A key stands for one submission: the same key with anything else is a mistake of the caller's.

@@ -53,6 +53,19 @@ async fn the_same_key_with_other_labels_is_refused_and_the_order_of_tags_does_no
 }
 
 #[test]
+fn labels_with_a_zero_byte_are_refused_whatever_the_store_is() {
+    let zero = || "a\0b".to_owned();
+    for (what, wrong) in [
+        ("tenant", SubmitRun { tenant: zero(), ..SubmitRun::new("a", "b") }),
+        ("key", SubmitRun { key: Some(zero()), ..SubmitRun::new("a", "b") }),
+        ("session", SubmitRun { session: Some(zero()), ..SubmitRun::new("a", "b") }),
+    ] {
+        let refused = wrong.check().expect_err("refused").to_string();
+        assert!(refused.contains(what) && refused.contains("none of them zero"), "{refused}");
+    }
+}
+
+#[test]
 fn tags_that_could_not_be_searched_for_are_refused() {
     let check = |tags: Vec<String>| SubmitRun { tags, ..SubmitRun::new("a", "b") }.check();
     check(vec!["t".repeat(128); 64]).expect("as much as is allowed");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::http::{get, serve};
+use crate::http::{get, post, serve};
 use crate::program::{example, run, text};
 
 /// The ids that `steadfast ps` lists.
@@ -70,4 +70,18 @@ fn runs_are_found_by_session_tag_tenant_time_and_words() {
         assert_eq!(refused.status, 400, "{path}");
         assert!(refused.body.contains(word), "{}", refused.body);
     }
+}
+
+#[test]
+fn a_zero_byte_in_a_query_is_refused_and_one_in_an_input_is_not_searched_for() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    for path in ["/api/v1/runs?text=late%00", "/api/v1/runs?tag=%00", "/api/v1/facts?prefix=%00"] {
+        assert_eq!(get(&server.address, path).status, 400, "{path}");
+    }
+    let order = r#"{ "agent": "report", "input": "why\u0000late" }"#;
+    let (status, body) = post(&server.address, "/api/v1/runs", "application/json", order);
+    assert_eq!(status, 201, "{body}");
+    let found = get(&server.address, "/api/v1/runs?text=why%20late").body;
+    assert!(found.contains("why\\u0000late"), "{found}");
 }

@@ -138,9 +138,16 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     })
 }
 
-/// Takes the lock that keeps a second process out, for as long as the file stays open.
+/// The file that a path leads to.
+fn followed(path: &Path) -> PathBuf {
+    let link = path.is_symlink().then(|| path.canonicalize().ok()).flatten();
+    link.unwrap_or_else(|| path.to_owned())
+}
+
+/// Takes the lock that keeps a second process out, for as long as the file stays open. It stands beside the
+/// file itself: whoever comes by a link meets it, too.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let lock_path = beside(path, "-lock");
+    let lock_path = beside(&followed(path), "-lock");
     let refused = |error: std::io::Error| {
         let (lock_path, remedy) = (lock_path.display(), remedy(&error));
         let problem = format!("its lock file {lock_path} cannot be written ({error}): {remedy}");
@@ -171,7 +178,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 /// it has a log, so such a log is all that is left of a store.
 fn check_remains(path: &Path) -> Result<(), StoreError> {
     let length = |path: &Path| path.metadata().map_or(0, |found| found.len());
-    if length(path) == 0 && length(&beside(path, "-wal")) > 0 {
+    if length(path) == 0 && length(&beside(&followed(path), "-wal")) > 0 {
         return Err(StoreError::Damaged {
             what: "the database file",
             place: path.display().to_string(),

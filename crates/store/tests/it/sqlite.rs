@@ -289,6 +289,18 @@ fn a_second_open_names_the_process_that_has_it() {
     open(&path).unwrap();
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_in_use_is_also_in_use_by_the_name_of_a_link() {
+    let (_folder, path) = place();
+    let store = open(&path).expect("opens");
+    let link = path.with_file_name("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    assert!(matches!(refusal(&link), StoreError::InUse { .. }));
+    store.close().await.expect("closes");
+    drop(open(&link).expect("nobody has it"));
+}
+
 #[test]
 fn a_newer_store_is_refused_and_left_alone() {
     let (_directory, path) = place();
