@@ -10,6 +10,7 @@ pub mod facts;
 pub mod journal;
 pub mod keys;
 pub mod lease;
+pub mod ledger;
 pub mod mail;
 pub mod upkeep;
 
@@ -96,6 +97,18 @@ macro_rules! contract_tests {
                 c13_facts_are_listed_by_scope_and_prefix
                 c13_a_fact_holds_for_its_time
                 a_fact_that_is_too_large_is_refused
+            }
+            ledger {
+                g9_what_is_held_and_spent_stays_within_the_limit
+                g9_a_hold_is_on_all_of_its_accounts_or_on_none
+                g9_holding_and_settling_again_changes_nothing
+                g9_more_than_was_held_is_charged_all_the_same
+                g9_what_is_not_settled_in_time_is_charged_in_full
+                p10_tallies_are_charged_without_a_limit
+                accounts_and_entries_are_listed_page_by_page
+                of_many_holds_at_once_only_as_many_as_fit_are_granted
+                what_is_old_is_pruned_unless_it_holds_something
+                what_the_ledger_cannot_keep_is_refused
             }
             keys {
                 r11_a_key_is_claimed_once_and_answered_ever_after

@@ -35,6 +35,7 @@ impl Shelves {
             && self.blobs.is_empty()
             && self.facts.is_empty()
             && self.operations.is_empty()
+            && self.ledger.is_empty()
     }
 
     fn records(&self) -> VecDeque<Record> {

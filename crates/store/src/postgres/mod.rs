@@ -3,7 +3,7 @@
 //! `address` says where it is without saying the password, `link` is one connection and what its errors
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
 //! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
-//! `flag`, `prune`. `read` is what the others read, `archive` and `restore` give everything out and take
+//! `flag`, `ledger`, `prune`. `read` is what the others read, `archive` and `restore` give everything out and take
 //! everything in, `notify` how nodes wake each other, `clock` what the database's clock says.
 
 mod address;
@@ -16,6 +16,7 @@ mod facts;
 mod flag;
 mod keys;
 mod lease;
+mod ledger;
 mod link;
 mod mail;
 mod notify;

@@ -1,8 +1,8 @@
 //! A store in one SQLite file.
 //!
 //! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
-//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag`, `lease` and `prune` are what it
-//! writes, `read` is what the others read. `inspect` looks at a file that another process may have open
+//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag`, `lease`, `ledger` and `prune`
+//! are what it writes, `read` is what the others read. `inspect` looks at a file that another process may have open
 //! and copies it, `archive` gives everything out, `restore` takes everything in.
 
 mod append;
@@ -12,6 +12,7 @@ mod flag;
 mod inspect;
 mod keys;
 mod lease;
+mod ledger;
 mod mail;
 mod open;
 mod prune;

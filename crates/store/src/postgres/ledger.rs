@@ -1,0 +1,555 @@
+//! The ledger. Rows are locked in the order of holds and accounts, and of their names within each, so that
+//! nodes never wait for each other in a ring. An account that several holds of one transaction are about is
+//! read and written once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::link::{Failure, Link, step};
+use super::read::Reading;
+use super::schema::{self, now_ms, stored};
+use super::task::{Write, Written};
+use crate::books::{self, Books, OpenHold, Standing, from_column, to_column};
+use crate::clock::millis;
+use crate::{
+    Account, AccountFilter, Amounts, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold,
+    LATE, Ledger, Settled, Settlement, StoreError, Timestamp,
+};
+
+const NOW: &str = concat!("SELECT ", now_ms!());
+/// Only what exists can be locked.
+const OPEN: &str = "INSERT INTO account (name, since, spent_tokens, spent_money, held_tokens, \
+     held_money, entries, at) SELECT name, since, 0, 0, 0, 0, 0, $3 \
+     FROM unnest($1::text[], $2::bigint[]) AS named (name, since) \
+     ORDER BY name COLLATE \"C\", since ON CONFLICT DO NOTHING";
+/// Columns that [`balance_of`] reads, in its order.
+macro_rules! balance_columns {
+    () => {
+        "account.name, account.since, spent_tokens, spent_money, held_tokens, held_money, entries"
+    };
+}
+const LOCK: &str = concat!(
+    "SELECT ",
+    balance_columns!(),
+    " FROM account JOIN unnest($1::text[], $2::bigint[]) AS named (name, since) \
+     ON account.name = named.name AND account.since = named.since \
+     ORDER BY account.name, account.since FOR UPDATE OF account"
+);
+const SAVE: &str = "UPDATE account SET spent_tokens = new.spent_tokens, \
+     spent_money = new.spent_money, held_tokens = new.held_tokens, held_money = new.held_money, \
+     entries = new.entries, at = $8 FROM unnest($1::text[], $2::bigint[], $3::bigint[], \
+     $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) AS new (name, since, spent_tokens, \
+     spent_money, held_tokens, held_money, entries) \
+     WHERE account.name = new.name AND account.since = new.since";
+const KNOWN: &str = "SELECT id FROM hold WHERE id = ANY($1::uuid[]) \
+     UNION ALL SELECT id FROM entry WHERE id = ANY($1::uuid[])";
+const INSERT_HOLDS: &str = "INSERT INTO hold (id, tokens, money, limited, tallies, charged, \
+     expires_at, subject, body) SELECT id, tokens, money, limited, tallies, false, expires_at, \
+     subject, body FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], \
+     $6::bigint[], $7::text[], $8::bytea[]) AS new (id, tokens, money, limited, tallies, \
+     expires_at, subject, body)";
+/// Columns that [`hold_of`] reads, in its order.
+macro_rules! hold_columns {
+    () => {
+        "id, tokens, money, limited, tallies, charged, subject, body"
+    };
+}
+const LOCK_HOLDS: &str = concat!(
+    "SELECT ",
+    hold_columns!(),
+    " FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+);
+const DROP_HOLDS: &str = "DELETE FROM hold WHERE id = ANY($1::uuid[])";
+const INSERT_ENTRIES: &str = "INSERT INTO entry (id, at, expired, subject, tokens, money, body) \
+     SELECT id, $7, expired, subject, tokens, money, body FROM unnest($1::uuid[], $2::boolean[], \
+     $3::text[], $4::bigint[], $5::bigint[], $6::bytea[]) \
+     AS new (id, expired, subject, tokens, money, body) ON CONFLICT (id) DO UPDATE SET \
+     at = excluded.at, expired = excluded.expired, tokens = excluded.tokens, \
+     money = excluded.money, body = excluded.body";
+const FORGET_HOLDS: &str = concat!(
+    "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE charged AND expires_at <= ",
+    now_ms!(),
+    " FOR UPDATE SKIP LOCKED)"
+);
+const OVERDUE: &str = concat!(
+    "SELECT ",
+    hold_columns!(),
+    " FROM hold WHERE NOT charged AND expires_at <= ",
+    now_ms!(),
+    " ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED"
+);
+const CHARGE: &str = "UPDATE hold SET charged = true, expires_at = $2 WHERE id = ANY($1::uuid[])";
+const PRUNE_ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry \
+     WHERE id < $2 AND at < $1 ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING 1";
+const PRUNE_ACCOUNTS: &str = "DELETE FROM account WHERE (name, since) IN (SELECT name, since \
+     FROM account WHERE at < $1 AND held_tokens = 0 AND held_money = 0 LIMIT $2 \
+     FOR UPDATE SKIP LOCKED) RETURNING 1";
+
+pub(super) const BALANCES: &str = concat!(
+    "SELECT ",
+    balance_columns!(),
+    " FROM account JOIN unnest($1::text[], $2::bigint[]) AS named (name, since) \
+     ON account.name = named.name AND account.since = named.since"
+);
+pub(super) const ACCOUNTS: &str = concat!(
+    "SELECT ",
+    balance_columns!(),
+    " FROM account WHERE name >= $1 AND starts_with(name, $1) \
+     AND at > 0 AND ($2::bigint IS NULL OR since >= $2) AND ($3::text IS NULL OR (name, since) > ($3, $4)) \
+     ORDER BY name, since LIMIT $5"
+);
+pub(super) const ENTRIES: &str = "SELECT id, at, expired, subject, tokens, money, body \
+     FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3";
+pub(super) const ENTRIES_OF: &str = "SELECT id, at, expired, subject, tokens, money, body \
+     FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) \
+     AND subject = $4 ORDER BY id DESC LIMIT $3";
+
+const fn uuid(id: EntryId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
+fn entry_id(row: &Row, index: usize) -> Result<EntryId, Failure> {
+    Ok(EntryId::from_bytes(row.try_get::<_, Uuid>(index)?.into_bytes()))
+}
+
+fn balance_of(row: &Row) -> Result<(Account, Standing), Failure> {
+    let account = Account { name: row.try_get(0)?, since: row.try_get(1)? };
+    let amounts = |first| {
+        let (tokens, money) = (schema::count(row, first)?, schema::count(row, first + 1)?);
+        Ok::<_, Failure>(Amounts { tokens, money })
+    };
+    let (spent, held) = (amounts(2)?, amounts(4)?);
+    Ok((account, Standing { spent, held, entries: schema::count(row, 6)? }))
+}
+
+/// A hold, and what its entry would be.
+struct KeptHold {
+    open: OpenHold,
+    subject: Option<String>,
+    body: Vec<u8>,
+}
+
+fn hold_of(row: &Row) -> Result<(EntryId, KeptHold), Failure> {
+    let id = entry_id(row, 0)?;
+    let accounts = |index| {
+        let column: String = row.try_get(index)?;
+        from_column(&column).ok_or_else(|| {
+            Failure::Damaged(format!("the accounts of the hold {id} are unreadable"))
+        })
+    };
+    let (tokens, money) = (schema::count(row, 1)?, schema::count(row, 2)?);
+    let (limited, tallies) = (accounts(3)?, accounts(4)?);
+    let amounts = Amounts { tokens, money };
+    let open = OpenHold { amounts, limited, tallies, is_charged: row.try_get(5)? };
+    Ok((id, KeptHold { open, subject: row.try_get(6)?, body: row.try_get(7)? }))
+}
+
+/// Accounts, a column each.
+fn columns<'a>(accounts: impl IntoIterator<Item = &'a Account>) -> (Vec<&'a str>, Vec<i64>) {
+    let accounts: BTreeSet<&Account> = accounts.into_iter().collect();
+    accounts.into_iter().map(|account| (&*account.name, account.since)).unzip()
+}
+
+fn load(books: &mut Books, rows: &[Row]) -> Result<(), Failure> {
+    for row in rows {
+        let (account, standing) = balance_of(row)?;
+        books.standings.insert(account, standing);
+    }
+    Ok(())
+}
+
+/// Accounts that have been locked; all of those that were to be.
+fn load_locked(books: &mut Books, rows: &[Row], expected: usize) -> Result<(), Failure> {
+    if rows.len() < expected {
+        return Err(Failure::Again("an account was pruned in the same moment".to_owned()));
+    }
+    load(books, rows)
+}
+
+/// What has changed, a column each.
+#[derive(Default)]
+struct Saving<'a> {
+    names: Vec<&'a str>,
+    since: Vec<i64>,
+    spent: (Vec<i64>, Vec<i64>),
+    held: (Vec<i64>, Vec<i64>),
+    entries: Vec<i64>,
+}
+
+impl<'a> Saving<'a> {
+    fn of(books: &'a Books) -> Self {
+        let mut saving = Self::default();
+        for account in &books.changed {
+            let standing = books.standing(account);
+            saving.names.push(&account.name);
+            saving.since.push(account.since);
+            saving.spent.0.push(stored(standing.spent.tokens));
+            saving.spent.1.push(stored(standing.spent.money));
+            saving.held.0.push(stored(standing.held.tokens));
+            saving.held.1.push(stored(standing.held.money));
+            saving.entries.push(stored(standing.entries));
+        }
+        saving
+    }
+}
+
+/// Entries, a column each. Of several about one id the last counts.
+#[derive(Default)]
+struct Entries {
+    ids: Vec<Uuid>,
+    expired: Vec<bool>,
+    subjects: Vec<Option<String>>,
+    tokens: Vec<i64>,
+    money: Vec<i64>,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Entries {
+    fn of(entries: &[Entry]) -> Self {
+        let by_id: BTreeMap<EntryId, &Entry> =
+            entries.iter().map(|entry| (entry.id, entry)).collect();
+        let mut columns = Self::default();
+        for (id, entry) in by_id {
+            columns.ids.push(uuid(id));
+            columns.expired.push(entry.kind == EntryKind::Expired);
+            columns.subjects.push(entry.subject.clone());
+            columns.tokens.push(stored(entry.amounts.tokens));
+            columns.money.push(stored(entry.amounts.money));
+            columns.bodies.push(entry.body.to_vec());
+        }
+        columns
+    }
+}
+
+pub(super) struct TakeHolds(pub(super) Vec<Hold>);
+
+impl Write for TakeHolds {
+    type Answer = Vec<Held>;
+
+    const STATEMENTS: &'static [&'static str] = &[OPEN, LOCK, KNOWN, NOW, INSERT_HOLDS, SAVE];
+    const REPEATABLE: bool = true;
+
+    fn size_bytes(&self) -> usize {
+        self.0.iter().map(|hold| hold.body.len() + 256).sum()
+    }
+
+    async fn write(batch: &[&Self], link: &Link) -> Result<Written<Vec<Held>>, Failure> {
+        let holds = || batch.iter().flat_map(|write| &write.0);
+        let accounts = holds().flat_map(|hold| &hold.limited).map(|(account, _)| account);
+        let (names, since) = columns(accounts);
+        let ids: Vec<Uuid> = holds().map(|hold| uuid(hold.id)).collect();
+        let [_, rows, known, now] = link
+            .begin([
+                step(OPEN, &[&names, &since, &0_i64]),
+                step(LOCK, &[&names, &since]),
+                step(KNOWN, &[&ids]),
+                step(NOW, &[]),
+            ])
+            .await?;
+        let now = schema::time(&now)?;
+        let mut known =
+            known.iter().map(|row| entry_id(row, 0)).collect::<Result<BTreeSet<_>, _>>()?;
+        let mut books = Books::default();
+        load_locked(&mut books, &rows, names.len())?;
+        let (mut granted, mut answers) = (Vec::new(), Vec::with_capacity(batch.len()));
+        for write in batch {
+            let mut held = Vec::with_capacity(write.0.len());
+            for hold in &write.0 {
+                if known.contains(&hold.id) {
+                    held.push(books.granted(hold));
+                    continue;
+                }
+                held.push(books.hold(hold));
+                if matches!(held.last(), Some(Held::Granted(_))) {
+                    known.insert(hold.id);
+                    granted.push(hold);
+                }
+            }
+            answers.push(Ok(held));
+        }
+        commit_holds(&granted, &books, now, link).await?;
+        Ok(Written::quietly(answers))
+    }
+}
+
+async fn commit_holds(
+    granted: &[&Hold],
+    books: &Books,
+    now: Timestamp,
+    link: &Link,
+) -> Result<(), Failure> {
+    let ids: Vec<Uuid> = granted.iter().map(|hold| uuid(hold.id)).collect();
+    let tokens: Vec<i64> = granted.iter().map(|hold| stored(hold.amounts.tokens)).collect();
+    let money: Vec<i64> = granted.iter().map(|hold| stored(hold.amounts.money)).collect();
+    let limited: Vec<String> =
+        granted.iter().map(|hold| to_column(&OpenHold::of(hold).limited)).collect();
+    let tallies: Vec<String> = granted.iter().map(|hold| to_column(&hold.tallies)).collect();
+    let expiry = |hold: &&Hold| now.0.saturating_add(millis(Some(hold.keep)));
+    let expiries: Vec<i64> = granted.iter().map(expiry).collect();
+    let subjects: Vec<Option<&str>> = granted.iter().map(|hold| hold.subject.as_deref()).collect();
+    let bodies: Vec<&[u8]> = granted.iter().map(|hold| &hold.body[..]).collect();
+    let saving = Saving::of(books);
+    let Saving { names, since, spent, held, entries } = &saving;
+    link.commit(&[
+        step(
+            INSERT_HOLDS,
+            &[&ids, &tokens, &money, &limited, &tallies, &expiries, &subjects, &bodies],
+        ),
+        step(SAVE, &[names, since, &spent.0, &spent.1, &held.0, &held.1, entries, &now.0]),
+    ])
+    .await
+    .map(drop)
+}
+
+pub(super) struct SettleHolds(pub(super) Vec<Settlement>);
+
+impl Write for SettleHolds {
+    type Answer = Vec<Settled>;
+
+    const STATEMENTS: &'static [&'static str] =
+        &[LOCK_HOLDS, NOW, OPEN, LOCK, DROP_HOLDS, INSERT_ENTRIES, SAVE];
+    const REPEATABLE: bool = true;
+
+    fn size_bytes(&self) -> usize {
+        self.0.iter().map(|settlement| settlement.body.len() + 256).sum()
+    }
+
+    async fn write(batch: &[&Self], link: &Link) -> Result<Written<Vec<Settled>>, Failure> {
+        let settlements = || batch.iter().flat_map(|write| &write.0);
+        let ids: Vec<Uuid> = settlements().map(|settlement| uuid(settlement.id)).collect();
+        let [rows, now] = link.begin([step(LOCK_HOLDS, &[&ids]), step(NOW, &[])]).await?;
+        let now = schema::time(&now)?;
+        let mut kept = rows.iter().map(hold_of).collect::<Result<BTreeMap<_, _>, _>>()?;
+        let accounts = kept.values().flat_map(|kept| kept.open.accounts());
+        let known = settlements().filter(|settlement| kept.contains_key(&settlement.id));
+        let accounts = accounts.chain(known.flat_map(|known| known.tallies.iter().flatten()));
+        let mut books = lock(accounts, now, link).await?;
+        let (mut entries, mut answers) = (Vec::new(), Vec::with_capacity(batch.len()));
+        for write in batch {
+            let settle = |settlement: &Settlement| {
+                let Some(kept) = kept.remove(&settlement.id) else { return Settled::Unknown };
+                books.settle(&kept.open, settlement);
+                let Settlement { id, amounts, tallies: _, body } = settlement.clone();
+                let (kind, subject) = (EntryKind::Settled, kept.subject);
+                entries.push(Entry { id, at: now, kind, subject, amounts, body });
+                if kept.open.is_charged { Settled::Corrected } else { Settled::Charged }
+            };
+            answers.push(Ok(write.0.iter().map(settle).collect()));
+        }
+        let dropped = Entries::of(&entries).ids;
+        commit_entries(&entries, &books, now, (DROP_HOLDS, dropped, None), link).await?;
+        Ok(Written::quietly(answers))
+    }
+}
+
+/// Locks accounts, and reads them.
+async fn lock(
+    accounts: impl Iterator<Item = &Account>,
+    now: Timestamp,
+    link: &Link,
+) -> Result<Books, Failure> {
+    let (names, since) = columns(accounts);
+    let mut books = Books::default();
+    if !names.is_empty() {
+        let [_, rows] = link
+            .query([step(OPEN, &[&names, &since, &now.0]), step(LOCK, &[&names, &since])])
+            .await?;
+        load_locked(&mut books, &rows, names.len())?;
+    }
+    Ok(books)
+}
+
+/// Writes entries and what they change, and commits.
+async fn commit_entries(
+    entries: &[Entry],
+    books: &Books,
+    now: Timestamp,
+    (ended, ids, expires_at): (&'static str, Vec<Uuid>, Option<i64>),
+    link: &Link,
+) -> Result<(), Failure> {
+    if entries.is_empty() {
+        return link.commit(&[]).await.map(drop);
+    }
+    let columns = Entries::of(entries);
+    let saving = Saving::of(books);
+    let Saving { names, since, spent, held, entries } = &saving;
+    let (of_ids, of_ids_and_time): ([&(dyn ToSql + Sync); 1], [_; 2]) =
+        ([&ids], [&ids as &(dyn ToSql + Sync), &expires_at]);
+    let ending = if expires_at.is_some() { &of_ids_and_time[..] } else { &of_ids[..] };
+    link.commit(&[
+        step(ended, ending),
+        step(
+            INSERT_ENTRIES,
+            &[
+                &columns.ids,
+                &columns.expired,
+                &columns.subjects,
+                &columns.tokens,
+                &columns.money,
+                &columns.bodies,
+                &now.0,
+            ],
+        ),
+        step(SAVE, &[names, since, &spent.0, &spent.1, &held.0, &held.1, entries, &now.0]),
+    ])
+    .await
+    .map(drop)
+}
+
+pub(super) struct Expire {
+    pub(super) limit: usize,
+}
+
+impl Write for Expire {
+    type Answer = Vec<Entry>;
+
+    const STATEMENTS: &'static [&'static str] =
+        &[FORGET_HOLDS, OVERDUE, NOW, OPEN, LOCK, CHARGE, INSERT_ENTRIES, SAVE];
+    const REPEATABLE: bool = true;
+
+    fn place(&self) -> Option<[u8; 32]> {
+        Some([u8::MAX; 32])
+    }
+
+    async fn write(batch: &[&Self], link: &Link) -> Result<Written<Vec<Entry>>, Failure> {
+        let limit = stored(batch.iter().map(|expire| expire.limit).sum::<usize>() as u64);
+        let [_, rows, now] =
+            link.begin([step(FORGET_HOLDS, &[]), step(OVERDUE, &[&limit]), step(NOW, &[])]).await?;
+        let now = schema::time(&now)?;
+        let kept = rows.iter().map(hold_of).collect::<Result<Vec<_>, _>>()?;
+        let accounts = kept.iter().flat_map(|(_, kept)| kept.open.accounts());
+        let mut books = lock(accounts, now, link).await?;
+        let mut expired = Vec::with_capacity(kept.len());
+        for (id, KeptHold { open, subject, body }) in kept {
+            books.expire(&open);
+            let (kind, amounts) = (EntryKind::Expired, open.amounts);
+            expired.push(Entry { id, at: now, kind, subject, amounts, body: body.into() });
+        }
+        let ids = expired.iter().map(|entry| uuid(entry.id)).collect();
+        let late = Some(now.0.saturating_add(millis(Some(LATE))));
+        commit_entries(&expired, &books, now, (CHARGE, ids, late), link).await?;
+        let mut answers: Vec<_> = batch.iter().map(|_| Ok(Vec::new())).collect();
+        if let Some(first) = answers.first_mut() {
+            *first = Ok(expired);
+        }
+        Ok(Written::quietly(answers))
+    }
+}
+
+pub(super) struct Prune {
+    pub(super) before: Timestamp,
+    pub(super) limit: usize,
+}
+
+/// How long after its id was made an entry may have been charged.
+const DAY_MS: i64 = 24 * 3_600_000;
+
+impl Write for Prune {
+    type Answer = usize;
+
+    const STATEMENTS: &'static [&'static str] = &[PRUNE_ENTRIES, PRUNE_ACCOUNTS];
+    const REPEATABLE: bool = true;
+
+    async fn write(batch: &[&Self], link: &Link) -> Result<Written<usize>, Failure> {
+        link.begin([]).await?;
+        let mut answers = Vec::with_capacity(batch.len());
+        for Self { before, limit } in batch {
+            let limit = stored(*limit as u64);
+            let latest = EntryId::earliest(Timestamp(before.0.saturating_add(DAY_MS)));
+            let [entries, accounts] = link
+                .query([
+                    step(PRUNE_ENTRIES, &[&before.0, &uuid(latest), &limit]),
+                    step(PRUNE_ACCOUNTS, &[&before.0, &limit]),
+                ])
+                .await?;
+            answers.push(Ok(entries.len() + accounts.len()));
+        }
+        link.commit(&[]).await?;
+        Ok(Written::quietly(answers))
+    }
+}
+
+fn balances(link: &Link, accounts: Vec<Account>) -> Reading<'_, Vec<Balance>> {
+    Box::pin(async move {
+        let (names, since) = columns(&accounts);
+        let [rows] = link.query([step(BALANCES, &[&names, &since])]).await?;
+        let mut books = Books::default();
+        load(&mut books, &rows)?;
+        Ok(accounts.into_iter().map(|account| books.standing(&account).balance(account)).collect())
+    })
+}
+
+fn accounts(link: &Link, filter: AccountFilter) -> Reading<'_, Vec<Balance>> {
+    Box::pin(async move {
+        let limit = stored(filter.page_size() as u64);
+        let AccountFilter { prefix, since, after, limit: _ } = filter;
+        let (name, of) = after.map(|after| (after.name, after.since)).unzip();
+        let values: [&(dyn ToSql + Sync); 5] = [&prefix, &since, &name, &of, &limit];
+        let [rows] = link.query([step(ACCOUNTS, &values)]).await?;
+        let balance = |row| balance_of(row).map(|(account, standing)| standing.balance(account));
+        rows.iter().map(balance).collect()
+    })
+}
+
+fn entries(link: &Link, filter: EntryFilter) -> Reading<'_, Vec<Entry>> {
+    Box::pin(async move {
+        let (from, before) = (uuid(filter.from()), filter.before.map(uuid));
+        let limit = stored(filter.page_size() as u64);
+        let [rows] = match &filter.subject {
+            None => link.query([step(ENTRIES, &[&from, &before, &limit])]).await?,
+            Some(subject) => {
+                link.query([step(ENTRIES_OF, &[&from, &before, &limit, subject])]).await?
+            }
+        };
+        rows.iter().map(entry_of).collect()
+    })
+}
+
+fn entry_of(row: &Row) -> Result<Entry, Failure> {
+    Ok(Entry {
+        id: entry_id(row, 0)?,
+        at: Timestamp(row.try_get(1)?),
+        kind: if row.try_get(2)? { EntryKind::Expired } else { EntryKind::Settled },
+        subject: row.try_get(3)?,
+        amounts: Amounts { tokens: schema::count(row, 4)?, money: schema::count(row, 5)? },
+        body: row.try_get::<_, Vec<u8>>(6)?.into(),
+    })
+}
+
+#[async_trait]
+impl Ledger for PostgresStore {
+    async fn hold(&self, holds: Vec<Hold>) -> Result<Vec<Held>, StoreError> {
+        books::check_holds(&holds)?;
+        self.writer.write(TakeHolds(holds)).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, StoreError> {
+        books::check_settlements(&settlements)?;
+        self.writer.write(SettleHolds(settlements)).await
+    }
+
+    async fn expire_holds(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.writer.write(Expire { limit }).await
+    }
+
+    async fn balances(&self, accounts: Vec<Account>) -> Result<Vec<Balance>, StoreError> {
+        self.readers.read(|link| balances(link, accounts.clone())).await
+    }
+
+    async fn accounts(&self, filter: AccountFilter) -> Result<Vec<Balance>, StoreError> {
+        self.readers.read(|link| accounts(link, filter.clone())).await
+    }
+
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, StoreError> {
+        self.readers.read(|link| entries(link, filter.clone())).await
+    }
+
+    async fn prune_ledger(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer.write(Prune { before, limit }).await
+    }
+}
