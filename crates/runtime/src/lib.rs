@@ -46,6 +46,7 @@ mod scheduler;
 mod shared;
 mod state;
 mod stored;
+mod teller;
 mod template;
 mod unknown;
 mod view;

@@ -3,9 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use crate::ledger::{ACCOUNT_BYTES_MAX, AMOUNT_MAX, ENTRY_BYTES_MAX};
 use crate::rules::misuse;
-use crate::{Account, Amounts, Balance, Held, Hold, Settlement, StoreError};
+use crate::{
+    Account, Amounts, Balance, Entry, EntryKind, Held, Hold, Settlement, StoreError, Timestamp,
+};
 
 /// What of holds can be refused without looking at the store.
 pub(crate) fn check_holds(holds: &[Hold]) -> Result<(), StoreError> {
@@ -26,7 +30,7 @@ pub(crate) fn check_holds(holds: &[Hold]) -> Result<(), StoreError> {
 pub(crate) fn check_settlements(settlements: &[Settlement]) -> Result<(), StoreError> {
     settlements.iter().try_for_each(|settlement| {
         check_accounts(settlement.tallies.iter().flatten())?;
-        check_amounts(settlement.amounts, settlement.body.len())
+        check_amounts(settlement.amounts, settlement.body.as_ref().map_or(0, Bytes::len))
     })
 }
 
@@ -77,6 +81,18 @@ impl OpenHold {
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
         self.limited.iter().chain(&self.tallies)
     }
+}
+
+/// The entry that a settlement leaves: none if nothing was done, unless its hold has left one already.
+pub(crate) fn entry_of(
+    settlement: Settlement,
+    is_charged: bool,
+    (subject, body): (Option<String>, Bytes),
+    at: Timestamp,
+) -> Option<Entry> {
+    let Settlement { id, amounts, tallies: _, body: told } = settlement;
+    let body = told.or_else(|| is_charged.then_some(body))?;
+    Some(Entry { id, at, kind: EntryKind::Settled, subject, amounts, body })
 }
 
 /// Accounts as a column: a line each.
@@ -153,7 +169,7 @@ impl Books {
 
     /// Charges a hold in full, because its time is over.
     pub(crate) fn expire(&mut self, open: &OpenHold) {
-        self.end(open, open.amounts, &open.tallies);
+        self.end(open, open.amounts, &open.tallies, 1);
     }
 
     /// Charges what was used, and takes back what was charged or held before.
@@ -167,13 +183,13 @@ impl Books {
                 });
             }
             let nothing = OpenHold { amounts: Amounts::default(), ..open.clone() };
-            self.end(&nothing, settlement.amounts, tallies);
+            self.end(&nothing, settlement.amounts, tallies, 1);
         } else {
-            self.end(open, settlement.amounts, tallies);
+            self.end(open, settlement.amounts, tallies, u64::from(settlement.body.is_some()));
         }
     }
 
-    fn end(&mut self, open: &OpenHold, used: Amounts, tallies: &[Account]) {
+    fn end(&mut self, open: &OpenHold, used: Amounts, tallies: &[Account], entries: u64) {
         for account in &open.limited {
             self.change(account, |standing| standing.held = standing.held.minus(open.amounts));
         }
@@ -181,7 +197,7 @@ impl Books {
         for account in charged {
             self.change(account, |standing| {
                 standing.spent = standing.spent.plus(used);
-                standing.entries = standing.entries.saturating_add(1);
+                standing.entries = standing.entries.saturating_add(entries);
             });
         }
     }

@@ -177,8 +177,8 @@ pub struct Settlement {
     pub amounts: Amounts,
     /// The accounts to be charged beside the limited ones, if others than the hold named.
     pub tallies: Option<Vec<Account>>,
-    /// The record of its entry. Opaque here.
-    pub body: Bytes,
+    /// The record of its entry, opaque here. `None` if nothing was done after all: there is no entry then.
+    pub body: Option<Bytes>,
 }
 
 /// What became of a settlement.

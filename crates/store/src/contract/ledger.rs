@@ -41,7 +41,7 @@ fn hold(name: &str, amount: u64, limit: u64) -> Hold {
 }
 
 fn settlement(id: EntryId, amount: u64) -> Settlement {
-    let body = Bytes::from_static(b"measured");
+    let body = Some(Bytes::from_static(b"measured"));
     Settlement { id, amounts: both(amount, 10 * amount), tallies: None, body }
 }
 
@@ -105,6 +105,21 @@ pub async fn g9_holding_and_settling_again_changes_nothing(store: Arc<dyn Store>
     assert_eq!(store.settle(vec![settlement(once.id, 20)]).await?, [Settled::Unknown]);
     assert_eq!(store.settle(vec![settlement(EntryId::generate(), 1)]).await?, [Settled::Unknown]);
     assert_eq!(standing(&*store, "acme").await?, (20, 0));
+    Ok(())
+}
+
+pub async fn g9_a_hold_that_nothing_was_done_under_leaves_nothing(
+    store: Arc<dyn Store>,
+) -> Outcome {
+    let unused = Hold { tallies: vec![account("model")], ..hold("acme", 30, 100) };
+    store.hold(vec![unused.clone()]).await?;
+    let released = Settlement { body: None, ..settlement(unused.id, 0) };
+    assert_eq!(store.settle(vec![released.clone()]).await?, [Settled::Charged]);
+    assert_eq!(store.settle(vec![released]).await?, [Settled::Unknown]);
+    assert_eq!(standing(&*store, "acme").await?, (0, 0));
+    let balances = store.balances(vec![account("acme"), account("model")]).await?;
+    assert_eq!((balances[0].entries, balances[1].entries), (0, 0));
+    assert_eq!(store.entries(EntryFilter::default()).await?, []);
     Ok(())
 }
 

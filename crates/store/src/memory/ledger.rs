@@ -57,10 +57,11 @@ impl Accounts {
     fn settle(&mut self, settlement: Settlement, now: Timestamp) -> Settled {
         let Some(kept) = self.holds.remove(&settlement.id) else { return Settled::Unknown };
         self.books.settle(&kept.open, &settlement);
-        let Settlement { id, amounts, tallies: _, body } = settlement;
-        let entry = Entry { at: now, kind: EntryKind::Settled, amounts, body, ..kept.entry };
-        self.entries.insert(id, entry);
-        if kept.open.is_charged { Settled::Corrected } else { Settled::Charged }
+        let (is_charged, Entry { subject, body, .. }) = (kept.open.is_charged, kept.entry);
+        if let Some(entry) = books::entry_of(settlement, is_charged, (subject, body), now) {
+            self.entries.insert(entry.id, entry);
+        }
+        if is_charged { Settled::Corrected } else { Settled::Charged }
     }
 
     fn expire(&mut self, limit: usize, now: Timestamp) -> Vec<Entry> {

@@ -316,7 +316,10 @@ impl Write for SettleHolds {
     const REPEATABLE: bool = true;
 
     fn size_bytes(&self) -> usize {
-        self.0.iter().map(|settlement| settlement.body.len() + 256).sum()
+        self.0
+            .iter()
+            .map(|settlement| settlement.body.as_ref().map_or(0, bytes::Bytes::len) + 256)
+            .sum()
     }
 
     async fn write(batch: &[&Self], link: &Link) -> Result<Written<Vec<Settled>>, Failure> {
@@ -329,19 +332,20 @@ impl Write for SettleHolds {
         let known = settlements().filter(|settlement| kept.contains_key(&settlement.id));
         let accounts = accounts.chain(known.flat_map(|known| known.tallies.iter().flatten()));
         let mut books = lock(accounts, now, link).await?;
-        let (mut entries, mut answers) = (Vec::new(), Vec::with_capacity(batch.len()));
+        let (mut entries, mut dropped) = (Vec::new(), Vec::new());
+        let mut answers = Vec::with_capacity(batch.len());
         for write in batch {
             let settle = |settlement: &Settlement| {
                 let Some(kept) = kept.remove(&settlement.id) else { return Settled::Unknown };
                 books.settle(&kept.open, settlement);
-                let Settlement { id, amounts, tallies: _, body } = settlement.clone();
-                let (kind, subject) = (EntryKind::Settled, kept.subject);
-                entries.push(Entry { id, at: now, kind, subject, amounts, body });
-                if kept.open.is_charged { Settled::Corrected } else { Settled::Charged }
+                dropped.push(uuid(settlement.id));
+                let KeptHold { open, subject, body } = kept;
+                let of_hold = (subject, body.into());
+                entries.extend(books::entry_of(settlement.clone(), open.is_charged, of_hold, now));
+                if open.is_charged { Settled::Corrected } else { Settled::Charged }
             };
             answers.push(Ok(write.0.iter().map(settle).collect()));
         }
-        let dropped = Entries::of(&entries).ids;
         commit_entries(&entries, &books, now, (DROP_HOLDS, dropped, None), link).await?;
         Ok(Written::quietly(answers))
     }
@@ -372,7 +376,7 @@ async fn commit_entries(
     (ended, ids, expires_at): (&'static str, Vec<Uuid>, Option<i64>),
     link: &Link,
 ) -> Result<(), Failure> {
-    if entries.is_empty() {
+    if ids.is_empty() {
         return link.commit(&[]).await.map(drop);
     }
     let columns = Entries::of(entries);

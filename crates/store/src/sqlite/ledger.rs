@@ -233,7 +233,10 @@ impl Write for SettleHolds {
     type Answer = Vec<Settled>;
 
     fn size_bytes(&self) -> usize {
-        self.0.iter().map(|settlement| settlement.body.len() + 256).sum()
+        self.0
+            .iter()
+            .map(|settlement| settlement.body.as_ref().map_or(0, bytes::Bytes::len) + 256)
+            .sum()
     }
 
     fn write(self, connection: &Connection, at: Timestamp) -> Result<Vec<Settled>, Failure> {
@@ -259,11 +262,12 @@ impl Write for SettleHolds {
             connection
                 .prepare_cached("DELETE FROM hold WHERE id = ?1")?
                 .execute([id.as_bytes()])?;
-            let Settlement { id, amounts, tallies: _, body } = settlement;
-            let (kind, subject) = (EntryKind::Settled, kept.subject);
-            insert_entry(connection, &Entry { id, at, kind, subject, amounts, body })?;
-            let charged = kept.open.is_charged;
-            answers.push(if charged { Settled::Corrected } else { Settled::Charged });
+            let KeptHold { open, subject, body } = kept;
+            let of_hold = (subject, body.into());
+            if let Some(entry) = books::entry_of(settlement, open.is_charged, of_hold, at) {
+                insert_entry(connection, &entry)?;
+            }
+            answers.push(if open.is_charged { Settled::Corrected } else { Settled::Charged });
         }
         save(connection, &books, at)?;
         Ok(answers)
