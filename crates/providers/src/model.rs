@@ -182,6 +182,10 @@ pub struct Usage {
     /// Input written to a prompt cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write: Option<u64>,
+    /// The part of what was written to a prompt cache that is kept for an hour, which costs more than what
+    /// is kept for minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_1h: Option<u64>,
     /// All output, reasoning included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<u64>,
@@ -217,6 +221,7 @@ impl Usage {
         sum(&mut self.input_uncached, other.input_uncached);
         sum(&mut self.cache_read, other.cache_read);
         sum(&mut self.cache_write, other.cache_write);
+        sum(&mut self.cache_write_1h, other.cache_write_1h);
         sum(&mut self.output, other.output);
         sum(&mut self.output_reasoning, other.output_reasoning);
     }

@@ -87,6 +87,10 @@ pub(super) fn merge_usage(usage: &mut Usage, reported: &Value) {
     usage.input_uncached = number("input_tokens").or(usage.input_uncached);
     usage.cache_read = number("cache_read_input_tokens").or(usage.cache_read);
     usage.cache_write = number("cache_creation_input_tokens").or(usage.cache_write);
+    // The rest of the total is kept for minutes: with server tools this covers the first round only.
+    let hour =
+        reported.pointer("/cache_creation/ephemeral_1h_input_tokens").and_then(Value::as_u64);
+    usage.cache_write_1h = hour.or(usage.cache_write_1h);
     usage.output = number("output_tokens").or(usage.output);
     let reasoning =
         reported.pointer("/output_tokens_details/thinking_tokens").and_then(Value::as_u64);

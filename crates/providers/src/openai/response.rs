@@ -116,6 +116,7 @@ pub(super) fn usage(usage: &Value) -> Usage {
         }),
         cache_read,
         cache_write,
+        cache_write_1h: None,
         output: number("/completion_tokens"),
         output_reasoning: number("/completion_tokens_details/reasoning_tokens"),
     }
