@@ -17,10 +17,11 @@ use crate::agent::{
 use crate::call::{self, Answered, Caller, ToolRequest, ToolResult, Unanswered, not_run};
 use crate::catalog::Catalog;
 use crate::error::RuntimeError;
-use crate::event::{RunEvent, ToolOutcome, WaitReason};
+use crate::event::{RunEvent, StopReason, ToolOutcome, WaitReason};
 use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
+use crate::ledger::{Cashier, Payer};
 use crate::operations::{Entry, EntryError, Operation, Operations};
 use crate::problems::step_limit;
 use crate::run::{CallState, OpenCall, Run};
@@ -40,6 +41,9 @@ pub(crate) struct Driver {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) journal: RunJournal,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) cashier: Arc<Cashier>,
+    /// Who pays for what the run asks models.
+    pub(crate) payer: Payer,
     /// Cancelled when the node drains: the driver stops between steps.
     pub(crate) drain: CancellationToken,
     /// Rung when letters may wait for the run.
@@ -124,14 +128,15 @@ impl Driver {
     }
 
     pub(crate) fn caller(&self) -> Caller<'_> {
-        Caller { tenant: self.journal.tenant(), priority: self.journal.priority() }
+        Caller { payer: &self.payer, cashier: &self.cashier, priority: self.journal.priority() }
     }
 
     /// A dependency that asks for quiet parks the run, which then holds nothing; any other error ends
     /// it, and a person may resume it.
     fn unanswered(&self, unanswered: Unanswered) -> RunEvent {
-        let Unanswered { class, detail, quiet } = unanswered;
+        let Unanswered { class, detail, quiet, over_budget } = unanswered;
         match quiet {
+            None if over_budget => RunEvent::Failed { stop: StopReason::Budget, message: detail },
             None => failure(class, detail),
             Some(quiet) => self.parked(quiet, detail),
         }

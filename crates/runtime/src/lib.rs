@@ -48,7 +48,6 @@ mod scheduler;
 mod shared;
 mod state;
 mod stored;
-mod teller;
 mod template;
 mod unknown;
 mod view;

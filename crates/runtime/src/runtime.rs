@@ -20,6 +20,7 @@ use crate::commands::{
 };
 use crate::error::RuntimeError;
 use crate::folding::fold;
+use crate::ledger::{Cashier, Terms};
 use crate::memory::{FactBook, FactScope};
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
@@ -60,8 +61,17 @@ impl Runtime {
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
         let (rules, hook) = (options.problems.clone(), options.on_problem.clone());
         let checks = Arc::new(Checks::new(rules, hook, &catalog));
+        let terms = match &options.terms {
+            Some(terms) => terms.clone(),
+            None => Terms::built_in().map_err(|error| RuntimeError::Misconfigured {
+                place: None,
+                problem: error.to_string(),
+            })?,
+        };
+        let cashier = Arc::new(Cashier::start(Arc::clone(&store), terms));
         let halt = CancellationToken::new();
         let shared = Arc::new(Shared {
+            cashier,
             store,
             operations,
             checks,
@@ -338,6 +348,12 @@ impl Runtime {
         FactBook::new(Arc::clone(&self.shared.store), scope)
     }
 
+    /// Where calls of models are paid for.
+    #[must_use]
+    pub fn cashier(&self) -> &Arc<Cashier> {
+        &self.shared.cashier
+    }
+
     /// What the runtime can run and use.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
@@ -402,6 +418,7 @@ impl Runtime {
         if let Ok(result) = joined {
             result?;
         }
+        self.shared.cashier.close().await;
         self.shared.store.close().await?;
         Ok(graceful)
     }
@@ -411,6 +428,7 @@ impl Runtime {
     /// this one's lease has expired.
     pub fn abandon(&self) {
         self.shared.halt.cancel();
+        self.shared.cashier.abandon();
         if let Some(task) = self.scheduler.lock().take() {
             task.abort();
         }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
+use crate::ledger::{Cashier, Terms};
 use crate::operations::Operations;
 use crate::problems::{Checks, ProblemHook, ProblemRules};
 use crate::retention::Retention;
@@ -38,6 +39,8 @@ pub struct RuntimeOptions {
     pub on_problem: Option<ProblemHook>,
     /// For how long runs are kept that are over. Default: for ever.
     pub retention: Retention,
+    /// What calls of models cost, and the budgets that they fall under. Default: [`Terms::built_in`].
+    pub terms: Option<Terms>,
 }
 
 impl Default for RuntimeOptions {
@@ -51,6 +54,7 @@ impl Default for RuntimeOptions {
             problems: ProblemRules::default(),
             on_problem: None,
             retention: Retention::default(),
+            terms: None,
         }
     }
 }
@@ -64,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) operations: Arc<Operations>,
     pub(crate) timetable: Timetable,
     pub(crate) checks: Arc<Checks>,
+    pub(crate) cashier: Arc<Cashier>,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes.

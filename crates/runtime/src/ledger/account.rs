@@ -2,19 +2,8 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
-
 use super::payer::Scope;
 use super::window::Window;
-
-/// Something that tokens and money are counted on: a party in a window of time.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Account {
-    /// Whose it is and for what: `tenant:acme/day`, `session:acme/s1`, `user:acme/ann/month+planning`.
-    pub name: String,
-    /// Since when it counts: the start of its window in milliseconds since 1970, 0 if it has none.
-    pub since: i64,
-}
 
 /// The name of an account. No two parties, windows or sets of operations share one, whatever they are
 /// called: what separates the parts is escaped in them.

@@ -8,14 +8,18 @@
 //! Everything here is a pure function of its arguments.
 
 mod account;
+mod cashier;
 mod money;
 mod payer;
 mod plan;
 mod refusal;
 mod rule;
+mod teller;
 mod window;
 
-pub use account::Account;
+pub use cashier::{
+    BudgetStanding, Cashier, Charge, Charged, Nearing, NotReserved, Purchase, Reservation, Terms,
+};
 pub use money::Money;
 pub use payer::{Payer, Scope};
 pub use plan::{CallLimit, Limit, Limited, Plan, plan};

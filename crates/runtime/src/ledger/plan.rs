@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
-use steadfast_store::Timestamp;
+use steadfast_store::{Account, Timestamp};
 
-use super::account::{Account, account_name};
+use super::account::account_name;
 use super::payer::{Payer, Scope};
 use super::refusal::{Measure, OverBudget};
 use super::rule::BudgetRule;

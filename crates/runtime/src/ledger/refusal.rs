@@ -19,7 +19,7 @@ pub enum Measure {
 }
 
 impl Measure {
-    fn amount(self, figure: u64) -> String {
+    pub(super) fn amount(self, figure: u64) -> String {
         match self {
             Self::Tokens => format!("{figure} tokens"),
             Self::NanoUsd => Money::from_nano(figure).to_string(),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use steadfast_store::{
     Account, Amounts, Balance, EntryId, Held, Hold, Settled, Settlement, Store, StoreError,
 };
@@ -38,6 +39,7 @@ pub(crate) struct Teller {
     settlements: Sender<Settlement>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    abandon: CancellationToken,
 }
 
 struct Request {
@@ -95,12 +97,29 @@ impl Teller {
     pub(crate) fn start(store: Arc<dyn Store>) -> Self {
         let (holds, hold_requests) = mpsc::channel(OPEN_MAX);
         let (settlements, settling) = mpsc::channel(OPEN_MAX);
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(hold_all(Arc::clone(&store), hold_requests, stop.clone()));
-        tasks.spawn(settle_all(Arc::clone(&store), settling, stop.clone()));
-        tasks.spawn(expire_all(store, stop.clone()));
+        let (tasks, stop, abandon) =
+            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let abandoned = |task: BoxFuture<'static, ()>| {
+            let abandon = abandon.clone();
+            async move {
+                tokio::select! {
+                    () = abandon.cancelled() => {}
+                    () = task => {}
+                }
+            }
+        };
+        let held = hold_all(Arc::clone(&store), hold_requests, stop.clone());
+        let settled = settle_all(Arc::clone(&store), settling, stop.clone());
+        tasks.spawn(abandoned(held.boxed()));
+        tasks.spawn(abandoned(settled.boxed()));
+        tasks.spawn(abandoned(expire_all(store, stop.clone()).boxed()));
         tasks.close();
-        Self { holds, settlements, tasks, stop }
+        Self { holds, settlements, tasks, stop, abandon }
+    }
+
+    /// Drops everything at once, as a crash would.
+    pub(crate) fn abandon(&self) {
+        self.abandon.cancel();
     }
 
     /// Holds. Once it has returned, what is held is on disk. Dropping the future releases it.
