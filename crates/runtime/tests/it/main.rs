@@ -20,6 +20,7 @@ mod memory;
 mod once;
 mod outside;
 mod pause;
+mod paying;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
