@@ -85,9 +85,9 @@ mod tests {
             ("tokens = 1000\n", "token = 1000\n", "did you mean `tokens`?"),
             ("usd = 0.5", "usd = -1", "`-1` is no amount in USD"),
             ("usd = 0.5", "usd = 0.1234567891", "more than nine decimals"),
-            ("input = 1.8", "input = 0.0000018", "line 15"),
-            ("input = 1.8", "input = 0.000002", "line 15: `prices.models.gpt-4.1.input`"),
-            ("output = \"7.2\"\n", "", "line 14: `prices.models.gpt-4.1.output`"),
+            ("input = 1.8", "input = 0.0000018", "line 16"),
+            ("input = 1.8", "input = 0.000002", "line 16: `prices.models.gpt-4.1.input`"),
+            ("output = \"7.2\"\n", "", "line 15: `prices.models.gpt-4.1.output`"),
             ("\"deny\"", "\"free\"", "`ceiling`"),
         ] {
             let message = parse(GOOD.replace(written, wrong)).expect_err(wrong).to_string();

@@ -26,13 +26,13 @@ fn start_of(table: &DeTable<'_>, names: &[&str]) -> Option<usize> {
             let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
             let entry = index.and_then(|index| entries.get(index));
             entry.and_then(|entry| match entry.get_ref() {
-                DeValue::Table(inner) => start_of(inner, rest).or(Some(entry.span().start)),
+                DeValue::Table(inner) => start_of(inner, rest).or_else(|| Some(entry.span().start)),
                 _ => Some(entry.span().start),
             })
         }
         _ => None,
     };
-    Some(inner.unwrap_or(key.span().start))
+    Some(inner.unwrap_or_else(|| key.span().start))
 }
 
 /// What the file's parser says, with the key that was probably meant.
