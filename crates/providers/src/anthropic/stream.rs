@@ -260,4 +260,31 @@ mod tests {
             assert!(!done, "done after {cut} bytes");
         }
     }
+
+    #[test]
+    fn p10_a_stream_tells_the_same_usage_as_a_whole_answer() {
+        let whole = r#"{"model": "m", "content": [], "stop_reason": "end_turn", "usage": {
+            "input_tokens": 6, "cache_read_input_tokens": 30940, "cache_creation_input_tokens": 900,
+            "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 800},
+            "output_tokens": 70}}"#;
+        // The start tells of the first round, the end of all of them.
+        let pieces = concat!(
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",",
+            "\"usage\":{\"input_tokens\":6,\"cache_read_input_tokens\":400,",
+            "\"cache_creation_input_tokens\":90,\"cache_creation\":{\"ephemeral_1h_input_tokens\":80},",
+            "\"output_tokens\":1}}}\n\n",
+            "event: message_delta\ndata: {\"type\":\"message_delta\",",
+            "\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"cache_read_input_tokens\":30940,",
+            "\"cache_creation_input_tokens\":900,\"cache_creation\":{\"ephemeral_1h_input_tokens\":800},",
+            "\"output_tokens\":70}}\n\n",
+            "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        );
+        let Some(ModelDelta::Done(streamed)) = read([pieces.as_bytes(), b""]).pop_back() else {
+            panic!("the answer has no end")
+        };
+        let usage = super::super::response::read(whole.as_bytes()).expect("an answer").usage;
+        assert_eq!(streamed.usage, usage);
+        assert_eq!(usage.cache_write_1h, Some(800));
+        assert_eq!(usage.input_total(), 31_846);
+    }
 }

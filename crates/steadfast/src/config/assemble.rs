@@ -54,6 +54,9 @@ pub(crate) async fn assemble(
     owner: &ProcessOwner,
 ) -> Result<Assembly, ConfigError> {
     let assembled = async {
+        for warning in config.price_table()?.1 {
+            warn!("{warning}");
+        }
         let mut parts = Parts::gather(config, owner).await?;
         let (builder, mcp_servers) = add_mcp_servers(config, owner, parts.builder).await?;
         parts.builder = builder;

@@ -120,6 +120,20 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// `[ledger]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LedgerSection {
+    /// Where the days, weeks and months of budgets begin. Default `UTC`.
+    pub(crate) timezone: String,
+}
+
+impl Default for LedgerSection {
+    fn default() -> Self {
+        Self { timezone: "UTC".to_owned() }
+    }
+}
+
 /// `[chaos]`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
