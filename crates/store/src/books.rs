@@ -1,11 +1,11 @@
 //! How holds and settlements change accounts, as pure rules: every backend loads the accounts that a
 //! transaction is about, applies these, and writes back what has changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::ledger::{ACCOUNT_BYTES_MAX, AMOUNT_MAX, ENTRY_BYTES_MAX};
+use crate::ledger::{ACCOUNT_BYTES_MAX, AMOUNT_MAX, ENTRY_BYTES_MAX, HOLD_ACCOUNTS_MAX};
 use crate::rules::misuse;
 use crate::{
     Account, Amounts, Balance, Entry, EntryKind, Held, Hold, Settlement, StoreError, Timestamp,
@@ -16,6 +16,9 @@ pub(crate) fn check_holds(holds: &[Hold]) -> Result<(), StoreError> {
     holds.iter().try_for_each(|hold| {
         let limited = hold.limited.iter().map(|(account, _)| account);
         check_accounts(limited.chain(&hold.tallies))?;
+        if hold.limited.len() + hold.tallies.len() > HOLD_ACCOUNTS_MAX {
+            return Err(misuse("a hold names more accounts than the store takes (64)"));
+        }
         check_amounts(hold.amounts, hold.body.len())?;
         match &hold.subject {
             Some(subject) if subject.is_empty() || subject.len() > ACCOUNT_BYTES_MAX => {
@@ -30,23 +33,28 @@ pub(crate) fn check_holds(holds: &[Hold]) -> Result<(), StoreError> {
 pub(crate) fn check_settlements(settlements: &[Settlement]) -> Result<(), StoreError> {
     settlements.iter().try_for_each(|settlement| {
         check_accounts(settlement.tallies.iter().flatten())?;
+        if settlement.tallies.as_ref().is_some_and(|tallies| tallies.len() > HOLD_ACCOUNTS_MAX) {
+            return Err(misuse("a settlement names more accounts than the store takes (64)"));
+        }
         check_amounts(settlement.amounts, settlement.body.as_ref().map_or(0, Bytes::len))
     })
 }
 
-fn check_accounts<'a>(accounts: impl Iterator<Item = &'a Account>) -> Result<(), StoreError> {
+pub(crate) fn check_accounts<'a>(
+    accounts: impl Iterator<Item = &'a Account>,
+) -> Result<(), StoreError> {
     for Account { name, .. } in accounts {
         if name.is_empty() || name.len() > ACCOUNT_BYTES_MAX {
             return Err(misuse("the name of an account must have 1 to 512 bytes"));
         }
-        if name.contains(['\n', '\0']) {
+        if name.bytes().any(|byte| byte == b'\n' || byte == 0) {
             return Err(misuse("the name of an account must not hold a line break or a zero byte"));
         }
     }
     Ok(())
 }
 
-const fn check_amounts(amounts: Amounts, body_bytes: usize) -> Result<(), StoreError> {
+pub(crate) const fn check_amounts(amounts: Amounts, body_bytes: usize) -> Result<(), StoreError> {
     if amounts.tokens > AMOUNT_MAX || amounts.money > AMOUNT_MAX {
         return Err(misuse("an amount of the ledger is larger than any real one"));
     }
@@ -68,19 +76,39 @@ pub(crate) struct OpenHold {
 
 impl OpenHold {
     pub(crate) fn of(hold: &Hold) -> Self {
-        let limited: BTreeSet<_> = hold.limited.iter().map(|(account, _)| account).collect();
         Self {
             amounts: hold.amounts,
-            limited: limited.into_iter().cloned().collect(),
+            limited: limited(hold).cloned().collect(),
             tallies: hold.tallies.clone(),
             is_charged: false,
         }
     }
 
-    /// Every account that its end is about.
-    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+    /// Every account that its end is about; one may come twice.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> + Clone {
         self.limited.iter().chain(&self.tallies)
     }
+
+    /// What it holds on each of its limited accounts: nothing any more once it has been charged.
+    pub(crate) fn held(&self) -> Amounts {
+        if self.is_charged { Amounts::default() } else { self.amounts }
+    }
+}
+
+/// Each account once. They are few.
+fn once<'a>(
+    accounts: impl Iterator<Item = &'a Account> + Clone,
+) -> impl Iterator<Item = &'a Account> {
+    let all = accounts.clone();
+    let is_first = move |(place, account): &(usize, &Account)| {
+        !all.clone().take(*place).any(|earlier| earlier == *account)
+    };
+    accounts.enumerate().filter(is_first).map(|(_, account)| account)
+}
+
+/// The accounts with limits of a hold, each once.
+pub(crate) fn limited(hold: &Hold) -> impl Iterator<Item = &Account> {
+    once(hold.limited.iter().map(|(account, _)| account))
 }
 
 /// The entry that a settlement leaves: none if nothing was done, unless its hold has left one already.
@@ -96,9 +124,17 @@ pub(crate) fn entry_of(
 }
 
 /// Accounts as a column: a line each.
-pub(crate) fn to_column(accounts: &[Account]) -> String {
-    let lines = accounts.iter().map(|account| format!("{} {}", account.since, account.name));
-    lines.collect::<Vec<_>>().join("\n")
+pub(crate) fn to_column<'a>(accounts: impl IntoIterator<Item = &'a Account>) -> String {
+    let mut column = String::new();
+    for Account { name, since } in accounts {
+        if !column.is_empty() {
+            column.push('\n');
+        }
+        column.push_str(&since.to_string());
+        column.push(' ');
+        column.push_str(name);
+    }
+    column
 }
 
 /// The accounts in a column; `None` if it is damaged.
@@ -125,22 +161,91 @@ impl Standing {
     }
 }
 
+#[derive(Debug, Default)]
+struct Line {
+    standing: Standing,
+    is_changed: bool,
+    /// The number of its row, in a store that numbers them; none if it has no row yet.
+    row: Option<i64>,
+}
+
 /// The accounts that a transaction is about. One that is not there has nothing yet.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
-    pub(crate) standings: BTreeMap<Account, Standing>,
-    pub(crate) changed: BTreeSet<Account>,
+    lines: BTreeMap<Account, Line>,
+    changed: Vec<Account>,
 }
 
 impl Books {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    pub(crate) fn has(&self, account: &Account) -> bool {
+        self.lines.contains_key(account)
+    }
+
+    /// Takes an account in as it has been read.
+    pub(crate) fn open(&mut self, account: Account, standing: Standing) {
+        self.open_row(account, standing, None);
+    }
+
+    pub(crate) fn open_row(&mut self, account: Account, standing: Standing, row: Option<i64>) {
+        self.lines.insert(account, Line { standing, is_changed: false, row });
+    }
+
+    pub(crate) fn row(&self, account: &Account) -> Option<i64> {
+        self.lines.get(account)?.row
+    }
+
+    pub(crate) fn has_row(&mut self, account: &Account, row: i64) {
+        if let Some(line) = self.lines.get_mut(account) {
+            line.row = Some(row);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, account: &Account) {
+        self.lines.remove(account);
+    }
+
     pub(crate) fn standing(&self, account: &Account) -> Standing {
-        self.standings.get(account).copied().unwrap_or_default()
+        self.lines.get(account).map(|line| line.standing).unwrap_or_default()
+    }
+
+    /// By name and period.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Account, Standing)> {
+        self.lines.iter().map(|(account, line)| (account, line.standing))
+    }
+
+    /// What is to be written back.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (&Account, Standing)> {
+        self.changed.iter().map(|account| (account, self.standing(account)))
+    }
+
+    /// The accounts that have changed since this was asked last.
+    pub(crate) fn take_changed(&mut self) -> Vec<Account> {
+        let changed = std::mem::take(&mut self.changed);
+        for account in &changed {
+            if let Some(line) = self.lines.get_mut(account) {
+                line.is_changed = false;
+            }
+        }
+        changed
     }
 
     fn change(&mut self, account: &Account, change: impl FnOnce(&mut Standing)) {
-        change(self.standings.entry(account.clone()).or_default());
-        if !self.changed.contains(account) {
-            self.changed.insert(account.clone());
+        let line = match self.lines.get_mut(account) {
+            Some(line) => line,
+            None => self.lines.entry(account.clone()).or_default(),
+        };
+        change(&mut line.standing);
+        if !line.is_changed {
+            line.is_changed = true;
+            self.changed.push(account.clone());
         }
     }
 
@@ -152,10 +257,22 @@ impl Books {
                 return Held::Refused { place, balance: standing.balance(account.clone()) };
             }
         }
-        for account in &OpenHold::of(hold).limited {
-            self.change(account, |standing| standing.held = standing.held.plus(hold.amounts));
+        for account in limited(hold) {
+            self.hold_on(account, hold.amounts);
         }
         self.granted(hold)
+    }
+
+    /// Takes up a hold that was granted before.
+    pub(crate) fn take_up(&mut self, open: &OpenHold) {
+        for account in once(open.limited.iter()) {
+            self.hold_on(account, open.held());
+        }
+    }
+
+    /// Holds on one account, whatever there is.
+    pub(crate) fn hold_on(&mut self, account: &Account, amounts: Amounts) {
+        self.change(account, |standing| standing.held = standing.held.plus(amounts));
     }
 
     /// How the limited accounts of a hold stand.
@@ -176,31 +293,61 @@ impl Books {
     pub(crate) fn settle(&mut self, open: &OpenHold, settlement: &Settlement) {
         let tallies = settlement.tallies.as_ref().unwrap_or(&open.tallies);
         if open.is_charged {
-            for account in open.accounts() {
+            for account in once(open.accounts()) {
                 self.change(account, |standing| {
                     standing.spent = standing.spent.minus(open.amounts);
                     standing.entries = standing.entries.saturating_sub(1);
                 });
             }
-            let nothing = OpenHold { amounts: Amounts::default(), ..open.clone() };
-            self.end(&nothing, settlement.amounts, tallies, 1);
-        } else {
-            self.end(open, settlement.amounts, tallies, u64::from(settlement.body.is_some()));
         }
+        // A hold that has been charged left an entry, which stays.
+        let entries = u64::from(open.is_charged || settlement.body.is_some());
+        self.end(open, settlement.amounts, tallies, entries);
     }
 
     fn end(&mut self, open: &OpenHold, used: Amounts, tallies: &[Account], entries: u64) {
-        for account in &open.limited {
-            self.change(account, |standing| standing.held = standing.held.minus(open.amounts));
-        }
-        let charged: BTreeSet<&Account> = open.limited.iter().chain(tallies).collect();
-        for account in charged {
+        let (limited, held) = (once(open.limited.iter()).count(), open.held());
+        for (place, account) in once(open.limited.iter().chain(tallies)).enumerate() {
             self.change(account, |standing| {
+                if place < limited {
+                    standing.held = standing.held.minus(held);
+                }
                 standing.spent = standing.spent.plus(used);
                 standing.entries = standing.entries.saturating_add(entries);
             });
         }
     }
+}
+
+/// Most accounts that are told about.
+pub(crate) const FINDINGS_MAX: usize = 100;
+
+/// What is said about an account that holds something else than its holds make together.
+pub(crate) fn finding(account: &Account, held: Amounts, sum: Amounts) -> String {
+    format!(
+        "the account `{}` of the period {} holds {} and {}, and its open holds make {} and {}: export \
+         the store and import it into a new one, which adds them up anew",
+        account.name, account.since, held.tokens, held.money, sum.tokens, sum.money
+    )
+}
+
+/// Compares what accounts hold with the sums of their holds.
+pub(crate) fn findings(
+    held: impl Iterator<Item = (Account, Amounts)>,
+    mut sums: Books,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for (account, held) in held {
+        let sum = sums.standing(&account).held;
+        sums.remove(&account);
+        if sum != held && found.len() < FINDINGS_MAX {
+            found.push(finding(&account, held, sum));
+        }
+    }
+    let missing = sums.all().filter(|(_, standing)| standing.held != Amounts::default());
+    let missing = missing.map(|(account, sum)| finding(account, Amounts::default(), sum.held));
+    found.extend(missing.take(FINDINGS_MAX));
+    found
 }
 
 #[cfg(test)]

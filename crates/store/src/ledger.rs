@@ -13,6 +13,9 @@ use crate::Timestamp;
 /// Longest name of an account, in bytes.
 pub const ACCOUNT_BYTES_MAX: usize = 512;
 
+/// Most accounts that one hold, or one settlement, may name.
+pub const HOLD_ACCOUNTS_MAX: usize = 64;
+
 /// Largest record of an entry, in bytes (64 KiB).
 pub const ENTRY_BYTES_MAX: usize = 64 * 1024;
 

@@ -38,7 +38,8 @@ pub use ids::{Blob, BlobHash, NodeId, RunId, Timestamp};
 pub use key::{KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding};
 pub use ledger::{
     ACCOUNT_BYTES_MAX, AMOUNT_MAX, Account, AccountFilter, Amounts, Balance, ENTRY_BYTES_MAX,
-    Entry, EntryFilter, EntryId, EntryKind, Held, Hold, LATE, Limits, Settled, Settlement,
+    Entry, EntryFilter, EntryId, EntryKind, HOLD_ACCOUNTS_MAX, Held, Hold, LATE, Limits, Settled,
+    Settlement,
 };
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;
@@ -278,7 +279,8 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Misuse`] for an amount beyond [`AMOUNT_MAX`], a record beyond [`ENTRY_BYTES_MAX`] or
-    /// the name of an account that cannot be kept: nothing is held then. Or the medium failed.
+    /// more accounts than [`HOLD_ACCOUNTS_MAX`] or the name of one that cannot be kept: nothing is held
+    /// then. Or the medium failed.
     async fn hold(&self, holds: Vec<Hold>) -> Result<Vec<Held>, StoreError>;
 
     /// Settles holds; one answer for each, in their order. Once it has returned, it is on disk. Doing it

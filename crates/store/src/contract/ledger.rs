@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 use super::{Outcome, assert_refused};
 use crate::{
     AMOUNT_MAX, Account, AccountFilter, Amounts, Balance, ENTRY_BYTES_MAX, EntryFilter, EntryId,
-    EntryKind, Held, Hold, Limits, Settled, Settlement, Store, StoreError, Timestamp,
+    EntryKind, HOLD_ACCOUNTS_MAX, Held, Hold, Limits, Settled, Settlement, Store, StoreError,
+    Timestamp,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -181,6 +182,28 @@ pub async fn p10_tallies_are_charged_without_a_limit(store: Arc<dyn Store>) -> O
     Ok(())
 }
 
+pub async fn g9_an_account_that_is_named_twice_is_put_right_once(store: Arc<dyn Store>) -> Outcome {
+    let before = hold("acme", 40, 100);
+    let twice = Hold {
+        limited: vec![(account("acme"), tokens(100)), (account("acme"), tokens(90))],
+        tallies: vec![account("acme"), account("model"), account("model")],
+        keep: Duration::from_millis(20),
+        ..hold("", 30, 0)
+    };
+    store.hold(vec![before.clone(), twice.clone()]).await?;
+    assert_eq!(standing(&*store, "acme").await?, (0, 70));
+    store.settle(vec![settlement(before.id, 40)]).await?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(store.expire_holds(10).await?.len(), 1);
+    assert_eq!(standing(&*store, "acme").await?, (70, 0));
+    assert_eq!(store.settle(vec![settlement(twice.id, 10)]).await?, [Settled::Corrected]);
+    assert_eq!(standing(&*store, "acme").await?, (50, 0));
+    assert_eq!(standing(&*store, "model").await?, (10, 0));
+    let balances = store.balances(vec![account("acme"), account("model")]).await?;
+    assert_eq!((balances[0].entries, balances[1].entries), (2, 1));
+    Ok(())
+}
+
 pub async fn accounts_and_entries_are_listed_page_by_page(store: Arc<dyn Store>) -> Outcome {
     let mut ids = Vec::new();
     for (name, since) in [("a/1", 1), ("a/1", 5), ("a_2", 5), ("b", 5), ("ä", 0)] {
@@ -286,6 +309,7 @@ pub async fn what_the_ledger_cannot_keep_is_refused(store: Arc<dyn Store>) -> Ou
         Hold { tallies: vec![account("")], ..fine.clone() },
         Hold { subject: Some(String::new()), ..fine.clone() },
         Hold { body: Bytes::from(vec![0; ENTRY_BYTES_MAX + 1]), ..fine.clone() },
+        Hold { tallies: vec![account("a"); HOLD_ACCOUNTS_MAX], ..fine.clone() },
     ];
     for wrong in wrong {
         let holds = vec![hold("acme", 1, 10), wrong];

@@ -106,6 +106,7 @@ macro_rules! contract_tests {
                 g9_more_than_was_held_is_charged_all_the_same
                 g9_what_is_not_settled_in_time_is_charged_in_full
                 p10_tallies_are_charged_without_a_limit
+                g9_an_account_that_is_named_twice_is_put_right_once
                 accounts_and_entries_are_listed_page_by_page
                 of_many_holds_at_once_only_as_many_as_fit_are_granted
                 what_is_old_is_pruned_unless_it_holds_something
@@ -137,8 +138,10 @@ macro_rules! contract_tests {
             archive {
                 what_is_taken_in_is_what_was_given_out
                 what_was_taken_in_goes_on
+                holds_that_were_taken_in_are_settled_or_run_out
                 a_dump_is_of_one_moment
                 a_store_that_holds_anything_takes_nothing_in
+                a_store_with_an_account_takes_nothing_in
                 a_restore_that_is_not_finished_leaves_nothing
                 records_that_do_not_fit_are_refused
             }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::MemoryStore;
-use crate::books::{self, Books, OpenHold};
+use crate::archive::NO_ACCOUNT;
+use crate::books::{self, Books, OpenHold, Standing};
 use crate::clock::millis;
 use crate::{
     Account, AccountFilter, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold, LATE,
-    Ledger, Settled, Settlement, StoreError, Timestamp,
+    Ledger, Record, Settled, Settlement, StoreError, Timestamp,
 };
 
 /// The ledger's part of the shelves.
@@ -30,11 +31,61 @@ pub(super) struct KeptHold {
 
 impl Accounts {
     pub(super) fn is_empty(&self) -> bool {
-        self.books.standings.is_empty() && self.holds.is_empty() && self.entries.is_empty()
+        self.books.is_empty() && self.holds.is_empty() && self.entries.is_empty()
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
+        let accounts = self.books.all().map(|(account, standing)| Record::Account {
+            account: account.clone(),
+            spent: standing.spent,
+            entries: standing.entries,
+            at: self.changed_at.get(account).copied().unwrap_or_default(),
+        });
+        let holds = self.holds.iter().map(|(id, kept)| {
+            let KeptHold { open, expires_at, entry } = kept;
+            let (open, subject) = (open.clone(), entry.subject.clone());
+            Record::hold(*id, open, *expires_at, subject, entry.body.clone())
+        });
+        let entries = self.entries.values().map(|entry| Record::entry(entry.clone()));
+        accounts.chain(holds).chain(entries)
+    }
+
+    /// Takes in a record of the ledger.
+    pub(super) fn take(&mut self, record: Record) -> Result<(), StoreError> {
+        match record {
+            Record::Account { account, spent, entries, at } => {
+                self.changed_at.insert(account.clone(), at);
+                self.books.open(account, Standing { spent, entries, ..Standing::default() });
+            }
+            Record::Hold { id, amounts, limited, tallies, charged, expires_at, subject, body } => {
+                if !limited.iter().all(|account| self.books.has(account)) {
+                    return Err(NO_ACCOUNT);
+                }
+                let open = OpenHold { amounts, limited, tallies, is_charged: charged };
+                self.books.take_up(&open);
+                self.books.take_changed();
+                let (at, kind) = (Timestamp::default(), EntryKind::Expired);
+                let entry = Entry { id, at, kind, subject, amounts, body };
+                self.holds.insert(id, KeptHold { open, expires_at, entry });
+            }
+            Record::Entry { id, at, kind, subject, amounts, body } => {
+                self.entries.insert(id, Entry { id, at, kind, subject, amounts, body });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Accounts that hold something else than what their holds make together.
+    pub(super) fn findings(&self) -> Vec<String> {
+        let mut sums = Books::default();
+        self.holds.values().for_each(|kept| sums.take_up(&kept.open));
+        let held = self.books.all().map(|(account, standing)| (account.clone(), standing.held));
+        books::findings(held, sums)
     }
 
     fn note_changes(&mut self, now: Timestamp) {
-        for account in std::mem::take(&mut self.books.changed) {
+        for account in self.books.take_changed() {
             self.changed_at.insert(account, now);
         }
     }
@@ -94,7 +145,7 @@ impl Accounts {
         let idle: Vec<Account> = idle.map(|(account, _)| account.clone()).take(limit).collect();
         for account in &idle {
             self.changed_at.remove(account);
-            self.books.standings.remove(account);
+            self.books.remove(account);
         }
         old.len() + idle.len()
     }
@@ -134,7 +185,7 @@ impl Ledger for MemoryStore {
 
     async fn accounts(&self, filter: AccountFilter) -> Result<Vec<Balance>, StoreError> {
         let shelves = self.open()?;
-        let shown = shelves.ledger.books.standings.iter().filter(|(account, _)| {
+        let shown = shelves.ledger.books.all().filter(|(account, _)| {
             account.name.starts_with(&filter.prefix)
                 && filter.since.is_none_or(|since| account.since >= since)
                 && filter.after.as_ref().is_none_or(|after| *account > after)

@@ -10,15 +10,19 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::account::{
+    KeptHold, balance_columns, balance_of, entry_columns, entry_id, entry_of, hold_columns,
+    hold_of, uuid,
+};
 use super::link::{Failure, Link, step};
 use super::read::Reading;
 use super::schema::{self, now_ms, stored};
 use super::task::{Write, Written};
-use crate::books::{self, Books, OpenHold, Standing, from_column, to_column};
+use crate::books::{self, Books, to_column};
 use crate::clock::millis;
 use crate::{
-    Account, AccountFilter, Amounts, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold,
-    LATE, Ledger, Settled, Settlement, StoreError, Timestamp,
+    Account, AccountFilter, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold, LATE,
+    Ledger, Settled, Settlement, StoreError, Timestamp,
 };
 
 const NOW: &str = concat!("SELECT ", now_ms!());
@@ -27,12 +31,6 @@ const OPEN: &str = "INSERT INTO account (name, since, spent_tokens, spent_money,
      held_money, entries, at) SELECT name, since, 0, 0, 0, 0, 0, $3 \
      FROM unnest($1::text[], $2::bigint[]) AS named (name, since) \
      ORDER BY name COLLATE \"C\", since ON CONFLICT DO NOTHING";
-/// Columns that [`balance_of`] reads, in its order.
-macro_rules! balance_columns {
-    () => {
-        "account.name, account.since, spent_tokens, spent_money, held_tokens, held_money, entries"
-    };
-}
 const LOCK: &str = concat!(
     "SELECT ",
     balance_columns!(),
@@ -53,12 +51,6 @@ const INSERT_HOLDS: &str = "INSERT INTO hold (id, tokens, money, limited, tallie
      subject, body FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], \
      $6::bigint[], $7::text[], $8::bytea[]) AS new (id, tokens, money, limited, tallies, \
      expires_at, subject, body)";
-/// Columns that [`hold_of`] reads, in its order.
-macro_rules! hold_columns {
-    () => {
-        "id, tokens, money, limited, tallies, charged, subject, body"
-    };
-}
 const LOCK_HOLDS: &str = concat!(
     "SELECT ",
     hold_columns!(),
@@ -100,54 +92,20 @@ pub(super) const ACCOUNTS: &str = concat!(
     "SELECT ",
     balance_columns!(),
     " FROM account WHERE name >= $1 AND starts_with(name, $1) \
-     AND at > 0 AND ($2::bigint IS NULL OR since >= $2) AND ($3::text IS NULL OR (name, since) > ($3, $4)) \
-     ORDER BY name, since LIMIT $5"
+     AND at > 0 AND ($2::bigint IS NULL OR since >= $2) \
+     AND ($3::text IS NULL OR (name, since) > ($3, $4)) ORDER BY name, since LIMIT $5"
 );
-pub(super) const ENTRIES: &str = "SELECT id, at, expired, subject, tokens, money, body \
-     FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3";
-pub(super) const ENTRIES_OF: &str = "SELECT id, at, expired, subject, tokens, money, body \
-     FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) \
-     AND subject = $4 ORDER BY id DESC LIMIT $3";
-
-const fn uuid(id: EntryId) -> Uuid {
-    Uuid::from_bytes(*id.as_bytes())
-}
-
-fn entry_id(row: &Row, index: usize) -> Result<EntryId, Failure> {
-    Ok(EntryId::from_bytes(row.try_get::<_, Uuid>(index)?.into_bytes()))
-}
-
-fn balance_of(row: &Row) -> Result<(Account, Standing), Failure> {
-    let account = Account { name: row.try_get(0)?, since: row.try_get(1)? };
-    let amounts = |first| {
-        let (tokens, money) = (schema::count(row, first)?, schema::count(row, first + 1)?);
-        Ok::<_, Failure>(Amounts { tokens, money })
-    };
-    let (spent, held) = (amounts(2)?, amounts(4)?);
-    Ok((account, Standing { spent, held, entries: schema::count(row, 6)? }))
-}
-
-/// A hold, and what its entry would be.
-struct KeptHold {
-    open: OpenHold,
-    subject: Option<String>,
-    body: Vec<u8>,
-}
-
-fn hold_of(row: &Row) -> Result<(EntryId, KeptHold), Failure> {
-    let id = entry_id(row, 0)?;
-    let accounts = |index| {
-        let column: String = row.try_get(index)?;
-        from_column(&column).ok_or_else(|| {
-            Failure::Damaged(format!("the accounts of the hold {id} are unreadable"))
-        })
-    };
-    let (tokens, money) = (schema::count(row, 1)?, schema::count(row, 2)?);
-    let (limited, tallies) = (accounts(3)?, accounts(4)?);
-    let amounts = Amounts { tokens, money };
-    let open = OpenHold { amounts, limited, tallies, is_charged: row.try_get(5)? };
-    Ok((id, KeptHold { open, subject: row.try_get(6)?, body: row.try_get(7)? }))
-}
+pub(super) const ENTRIES: &str = concat!(
+    "SELECT ",
+    entry_columns!(),
+    " FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"
+);
+pub(super) const ENTRIES_OF: &str = concat!(
+    "SELECT ",
+    entry_columns!(),
+    " FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) \
+     AND subject = $4 ORDER BY id DESC LIMIT $3"
+);
 
 /// Accounts, a column each.
 fn columns<'a>(accounts: impl IntoIterator<Item = &'a Account>) -> (Vec<&'a str>, Vec<i64>) {
@@ -158,7 +116,7 @@ fn columns<'a>(accounts: impl IntoIterator<Item = &'a Account>) -> (Vec<&'a str>
 fn load(books: &mut Books, rows: &[Row]) -> Result<(), Failure> {
     for row in rows {
         let (account, standing) = balance_of(row)?;
-        books.standings.insert(account, standing);
+        books.open(account, standing);
     }
     Ok(())
 }
@@ -184,8 +142,7 @@ struct Saving<'a> {
 impl<'a> Saving<'a> {
     fn of(books: &'a Books) -> Self {
         let mut saving = Self::default();
-        for account in &books.changed {
-            let standing = books.standing(account);
+        for (account, standing) in books.changes() {
             saving.names.push(&account.name);
             saving.since.push(account.since);
             saving.spent.0.push(stored(standing.spent.tokens));
@@ -286,8 +243,7 @@ async fn commit_holds(
     let ids: Vec<Uuid> = granted.iter().map(|hold| uuid(hold.id)).collect();
     let tokens: Vec<i64> = granted.iter().map(|hold| stored(hold.amounts.tokens)).collect();
     let money: Vec<i64> = granted.iter().map(|hold| stored(hold.amounts.money)).collect();
-    let limited: Vec<String> =
-        granted.iter().map(|hold| to_column(&OpenHold::of(hold).limited)).collect();
+    let limited: Vec<String> = granted.iter().map(|hold| to_column(books::limited(hold))).collect();
     let tallies: Vec<String> = granted.iter().map(|hold| to_column(&hold.tallies)).collect();
     let expiry = |hold: &&Hold| now.0.saturating_add(millis(Some(hold.keep)));
     let expiries: Vec<i64> = granted.iter().map(expiry).collect();
@@ -425,7 +381,17 @@ impl Write for Expire {
         let [_, rows, now] =
             link.begin([step(FORGET_HOLDS, &[]), step(OVERDUE, &[&limit]), step(NOW, &[])]).await?;
         let now = schema::time(&now)?;
-        let kept = rows.iter().map(hold_of).collect::<Result<Vec<_>, _>>()?;
+        let mut kept = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match hold_of(row) {
+                Ok(hold) => kept.push(hold),
+                // The others do not wait for it.
+                Err(Failure::Damaged(problem)) => {
+                    tracing::error!(problem, "a hold whose time is over is not charged");
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
         let accounts = kept.iter().flat_map(|(_, kept)| kept.open.accounts());
         let mut books = lock(accounts, now, link).await?;
         let mut expired = Vec::with_capacity(kept.len());
@@ -511,17 +477,6 @@ fn entries(link: &Link, filter: EntryFilter) -> Reading<'_, Vec<Entry>> {
             }
         };
         rows.iter().map(entry_of).collect()
-    })
-}
-
-fn entry_of(row: &Row) -> Result<Entry, Failure> {
-    Ok(Entry {
-        id: entry_id(row, 0)?,
-        at: Timestamp(row.try_get(1)?),
-        kind: if row.try_get(2)? { EntryKind::Expired } else { EntryKind::Settled },
-        subject: row.try_get(3)?,
-        amounts: Amounts { tokens: schema::count(row, 4)?, money: schema::count(row, 5)? },
-        body: row.try_get::<_, Vec<u8>>(6)?.into(),
     })
 }
 

@@ -11,21 +11,29 @@ use async_trait::async_trait;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::account::{self, ADD_UP, IS_ASTRAY};
 use super::address::Address;
 use super::archive::{PATIENT, told};
 use super::link::{Failure, Link, step};
 use super::read::NODES;
 use super::schema::{self, disposition_columns};
 use super::{create, keys};
+use crate::archive::NO_ACCOUNT;
+use crate::books::to_column;
 use crate::rules::misuse;
-use crate::{Disposition, KeyName, Record, Restore, RunId, RunRecord, StoreError};
+use crate::{Disposition, EntryKind, KeyName, Record, Restore, RunId, RunRecord, StoreError};
 
 /// Whoever writes to a store writes to one of these first.
-const LOCK: &str = "LOCK TABLE run, blob, fact, operation IN SHARE ROW EXCLUSIVE MODE;";
+const LOCK: &str =
+    "LOCK TABLE run, blob, fact, operation, account, hold IN SHARE ROW EXCLUSIVE MODE;";
 const IS_EMPTY: &str = "SELECT NOT (EXISTS (SELECT 1 FROM run) OR EXISTS (SELECT 1 FROM blob) \
      OR EXISTS (SELECT 1 FROM fact) OR EXISTS (SELECT 1 FROM operation) \
      OR EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM letter) \
-     OR EXISTS (SELECT 1 FROM checkpoint) OR EXISTS (SELECT 1 FROM blob_ref))";
+     OR EXISTS (SELECT 1 FROM checkpoint) OR EXISTS (SELECT 1 FROM blob_ref) \
+     OR EXISTS (SELECT 1 FROM account WHERE at > 0) OR EXISTS (SELECT 1 FROM hold) \
+     OR EXISTS (SELECT 1 FROM entry))";
+/// What holds that were refused have left.
+const TIDY: &str = "DELETE FROM account WHERE at = 0";
 const FIND: &str = "SELECT id, run FROM run WHERE id = ANY($1::uuid[])";
 const TAKEN: &str = "SELECT id, key_hash FROM run WHERE id = ANY($1::uuid[]) \
      OR key_hash = ANY($2::bytea[])";
@@ -36,7 +44,8 @@ const IS_BROKEN: &str = "SELECT EXISTS (SELECT 1 FROM run LEFT JOIN (SELECT run,
 const GO_ON: &str = "SELECT setval(pg_get_serial_sequence('run', 'run'), $1), \
      setval(pg_get_serial_sequence('letter', 'number'), $2)";
 
-const STATEMENTS: [&str; 6] = [IS_EMPTY, NODES, FIND, TAKEN, IS_BROKEN, GO_ON];
+const STATEMENTS: [&str; 9] =
+    [IS_EMPTY, TIDY, NODES, FIND, TAKEN, IS_BROKEN, IS_ASTRAY, ADD_UP, GO_ON];
 
 type Cell<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
@@ -141,6 +150,7 @@ impl Filling {
             let problem = "a node is at work in it: stop it, or wait until its lease is over";
             return Err(Problem::Refused(address.unavailable(problem)));
         }
+        link.query([step(TIDY, &[])]).await?;
         Ok(Self { link, known: HashMap::new(), last_run: 0, last_letter: 0 })
     }
 
@@ -154,6 +164,9 @@ impl Filling {
                 Some(Record::LetterTaken { .. }) => self.take_letters_taken(group).await?,
                 Some(Record::Fact { .. } | Record::Operation { .. } | Record::Blob { .. }) => {
                     self.take_named(group).await?;
+                }
+                Some(Record::Account { .. } | Record::Hold { .. } | Record::Entry { .. }) => {
+                    self.take_ledger(group).await?;
                 }
                 _ => self.take_parts(group).await?,
             }
@@ -315,10 +328,72 @@ impl Filling {
         copy(&self.link, table, rows).await
     }
 
+    async fn take_ledger(&self, group: &[Record]) -> Result<(), Problem> {
+        let mut rows = Vec::new();
+        let mut table = &ACCOUNT;
+        for record in group {
+            rows.push(match record {
+                Record::Account { account, spent, entries, at } => {
+                    let numbers = [spent.tokens, spent.money, *entries].map(schema::stored);
+                    let [tokens, money, entries] = numbers;
+                    let name = &*account.name;
+                    row![name, account.since, tokens, money, 0_i64, 0_i64, entries, at.0]
+                }
+                Record::Hold {
+                    id,
+                    amounts,
+                    limited,
+                    tallies,
+                    charged,
+                    expires_at,
+                    subject,
+                    body,
+                } => {
+                    table = &HOLD;
+                    row![
+                        account::uuid(*id),
+                        schema::stored(amounts.tokens),
+                        schema::stored(amounts.money),
+                        to_column(limited),
+                        to_column(tallies),
+                        *charged,
+                        expires_at.0,
+                        subject.as_deref(),
+                        &**body,
+                    ]
+                }
+                Record::Entry { id, at, kind, subject, amounts, body } => {
+                    table = &ENTRY;
+                    row![
+                        account::uuid(*id),
+                        at.0,
+                        *kind == EntryKind::Expired,
+                        subject.as_deref(),
+                        schema::stored(amounts.tokens),
+                        schema::stored(amounts.money),
+                        &**body,
+                    ]
+                }
+                _ => continue,
+            });
+        }
+        copy(&self.link, table, rows).await
+    }
+
     async fn finish(self) -> Result<(), Problem> {
         let (run, letter) = (self.last_run.max(1), self.last_letter.max(1));
-        let [broken, _] =
-            self.link.query([step(IS_BROKEN, &[]), step(GO_ON, &[&run, &letter])]).await?;
+        let [broken, astray, _, _] = self
+            .link
+            .query([
+                step(IS_BROKEN, &[]),
+                step(IS_ASTRAY, &[]),
+                step(ADD_UP, &[]),
+                step(GO_ON, &[&run, &letter]),
+            ])
+            .await?;
+        if astray.first().map(|row| row.try_get(0)).transpose()? != Some(false) {
+            return Err(Problem::Refused(NO_ACCOUNT));
+        }
         if broken.first().map(|row| row.try_get(0)).transpose()? != Some(false) {
             return Err(Problem::Refused(misuse(
                 "a log of the archive has a hole, or its card says another length",
@@ -336,9 +411,13 @@ const fn owner(record: &Record) -> Option<RunId> {
         | Record::Letter { run, .. }
         | Record::LetterTaken { run, .. } => Some(*run),
         Record::BlobUse { run, .. } => *run,
-        Record::Run(_) | Record::Blob { .. } | Record::Fact { .. } | Record::Operation { .. } => {
-            None
-        }
+        Record::Run(_)
+        | Record::Blob { .. }
+        | Record::Fact { .. }
+        | Record::Operation { .. }
+        | Record::Account { .. }
+        | Record::Hold { .. }
+        | Record::Entry { .. } => None,
     }
 }
 
@@ -440,6 +519,40 @@ static OPERATION: Table = Table {
         Type::INT8,
         Type::INT8,
     ],
+};
+
+static ACCOUNT: Table = Table {
+    sql: "COPY account (name, since, spent_tokens, spent_money, held_tokens, held_money, entries, \
+          at) FROM STDIN BINARY",
+    types: &[
+        Type::TEXT,
+        Type::INT8,
+        Type::INT8,
+        Type::INT8,
+        Type::INT8,
+        Type::INT8,
+        Type::INT8,
+        Type::INT8,
+    ],
+};
+static HOLD: Table = Table {
+    sql: "COPY hold (id, tokens, money, limited, tallies, charged, expires_at, subject, body) \
+          FROM STDIN BINARY",
+    types: &[
+        Type::UUID,
+        Type::INT8,
+        Type::INT8,
+        Type::TEXT,
+        Type::TEXT,
+        Type::BOOL,
+        Type::INT8,
+        Type::TEXT,
+        Type::BYTEA,
+    ],
+};
+static ENTRY: Table = Table {
+    sql: "COPY entry (id, at, expired, subject, tokens, money, body) FROM STDIN BINARY",
+    types: &[Type::UUID, Type::INT8, Type::BOOL, Type::TEXT, Type::INT8, Type::INT8, Type::BYTEA],
 };
 
 async fn copy(link: &Link, table: &Table, rows: Vec<Vec<Cell<'_>>>) -> Result<(), Problem> {

@@ -134,8 +134,11 @@ const VERSION_4: &str = "
     ALTER TABLE operation ADD COLUMN answer_seal INTEGER;
 ";
 
+// What is written for every call is kept to as few trees as can be: a hold has no index before it has been
+// charged, since those that are open are few and short-lived.
 const VERSION_5: &str = "
     CREATE TABLE account (
+        pos INTEGER PRIMARY KEY,
         name TEXT NOT NULL,
         since INTEGER NOT NULL,
         spent_tokens INTEGER NOT NULL,
@@ -145,25 +148,23 @@ const VERSION_5: &str = "
         entries INTEGER NOT NULL,
         at INTEGER NOT NULL,
         seal INTEGER NOT NULL,
-        PRIMARY KEY (name, since)
-    ) STRICT, WITHOUT ROWID;
+        UNIQUE (name, since)
+    ) STRICT;
     CREATE TABLE hold (
-        pos INTEGER PRIMARY KEY,
-        id BLOB NOT NULL UNIQUE,
+        id BLOB NOT NULL PRIMARY KEY,
+        charged INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
         tokens INTEGER NOT NULL,
         money INTEGER NOT NULL,
         limited TEXT NOT NULL,
         tallies TEXT NOT NULL,
-        charged INTEGER NOT NULL,
-        expires_at INTEGER NOT NULL,
         subject TEXT,
         body BLOB NOT NULL,
         seal INTEGER NOT NULL
-    ) STRICT;
-    CREATE INDEX hold_expiry ON hold (charged, expires_at);
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX hold_charged ON hold (expires_at) WHERE charged = 1;
     CREATE TABLE entry (
-        pos INTEGER PRIMARY KEY,
-        id BLOB NOT NULL UNIQUE,
+        id BLOB NOT NULL PRIMARY KEY,
         at INTEGER NOT NULL,
         kind INTEGER NOT NULL,
         subject TEXT,
@@ -171,7 +172,7 @@ const VERSION_5: &str = "
         money INTEGER NOT NULL,
         body BLOB NOT NULL,
         seal INTEGER NOT NULL
-    ) STRICT;
+    ) STRICT, WITHOUT ROWID;
     CREATE INDEX entry_subject ON entry (subject, id) WHERE subject IS NOT NULL;
 ";
 
