@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// By when the slowest machine has done what a test waits for.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-async fn open(server: &Server, schema: &str) -> Result<PostgresStore, StoreError> {
+pub(crate) async fn open(server: &Server, schema: &str) -> Result<PostgresStore, StoreError> {
     connect(server, schema, Duration::from_secs(10)).await
 }
 
@@ -47,7 +47,7 @@ async fn connect(
 }
 
 /// A connection past the store.
-async fn administrator(server: &Server) -> tokio_postgres::Client {
+pub(crate) async fn administrator(server: &Server) -> tokio_postgres::Client {
     let connected = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await;
     let (client, connection) = connected.unwrap();
     #[expect(clippy::disallowed_methods, reason = "it ends with the client")]
