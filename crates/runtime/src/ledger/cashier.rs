@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::tz::TimeZone;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use steadfast_providers::model::Usage;
+use steadfast_providers::model::{ServiceTier, Usage};
 use steadfast_store::{
     Account, Amounts, Balance, EntryId, Hold, Limits, Store, StoreError, Timestamp,
 };
@@ -431,13 +431,16 @@ impl Reservation {
         let model = model.filter(|model| !model.is_empty()).unwrap_or(&self.model).to_owned();
         // What the provider calls itself may be in no list; what was asked for is what was reserved.
         let prices = &self.terms.prices;
+        let served = usage.service_tier.map(ServiceTier::as_str);
         let known = prices.knows(Some(&self.provider), &model);
         let cost = prices.cost(&Consumption {
             provider: Some(&self.provider),
             model: if known { &model } else { &self.model },
             at_ms: self.at_ms,
             usage,
-            service: self.service.as_deref(),
+            audio_input: usage.input_audio.unwrap_or(0),
+            audio_output: usage.output_audio.unwrap_or(0),
+            service: served.or(self.service.as_deref()),
             estimated,
             ..Consumption::default()
         });

@@ -103,6 +103,7 @@ impl Teller {
             let abandon = abandon.clone();
             async move {
                 tokio::select! {
+                    biased;
                     () = abandon.cancelled() => {}
                     () = task => {}
                 }

@@ -234,9 +234,6 @@ fn bill(used: &Consumption<'_>, rates: &Rates, factors: Factors) -> u64 {
     let part = |tokens: Option<u64>| tokens.unwrap_or(0);
     let uncached = part(usage.input_uncached);
     let audio_input = used.audio_input.min(uncached);
-    // What is not known to live an hour is counted as living minutes.
-    let written = part(usage.cache_write).max(part(usage.cache_write_1h));
-    let written_long = part(usage.cache_write_1h);
     // Reasoning is a part of the output; where it is told without, it is all there is.
     let output = part(usage.output).max(part(usage.output_reasoning));
     let reasoning = part(usage.output_reasoning);
@@ -244,8 +241,8 @@ fn bill(used: &Consumption<'_>, rates: &Rates, factors: Factors) -> u64 {
     let sum = [
         times(uncached - audio_input, rates.input),
         times(audio_input, rates.audio_input),
-        times(written - written_long, rates.cache_write),
-        times(written_long, rates.cache_write_1h),
+        times(part(usage.cache_write), rates.cache_write),
+        times(part(usage.cache_write_1h), rates.cache_write_1h),
         times(output - reasoning - audio_output, rates.output),
         times(audio_output, rates.audio_output),
         times(reasoning, rates.reasoning),

@@ -57,7 +57,7 @@ fn p10_cache_writes_are_counted_once_and_by_how_long_they_live() {
     // 10 x 3000 + 10000 x 3750
     check(&used("claude-sonnet-4-5", usage(10, 0, 10_000, 0)), 37_530_000);
     // 2000 of them for an hour: 8000 x 3750 + 2000 x 6000. The breakdown covers a part; the rest is not lost.
-    let hour = Usage { cache_write_1h: Some(2_000), ..usage(0, 0, 10_000, 0) };
+    let hour = Usage { cache_write_1h: Some(2_000), ..usage(0, 0, 8_000, 0) };
     check(&used("claude-sonnet-4-5", hour), 42_000_000);
     // 100 x 2000 + 1000 x 2500
     check(&used("gpt-6-sol", usage(100, 0, 1_000, 0)), 2_700_000);
@@ -208,7 +208,7 @@ fn p10_a_configuration_goes_over_the_table() {
     // Also for the dated name: 1000 x 2000 + 10 x 6500; reads as input, writes for an hour twice.
     assert_eq!(nano("claude-haiku-4-5-20251001", usage(1_000, 0, 0, 10)), Some(2_065_000));
     assert_eq!(nano("claude-haiku-4-5", usage(0, 10, 0, 0)), Some(20_000));
-    let hour = Usage { cache_write_1h: Some(10), ..usage(0, 0, 10, 0) };
+    let hour = Usage { cache_write_1h: Some(10), ..usage(0, 0, 0, 0) };
     assert_eq!(nano("claude-haiku-4-5", hour), Some(40_000));
     // 1001 x 4000
     assert_eq!(nano("claude-haiku-4-5", usage(1_001, 0, 0, 0)), Some(4_004_000));
@@ -299,7 +299,7 @@ proptest! {
         let usage = Usage {
             cache_write_1h: Some(long.min(written)),
             output_reasoning: Some(reasoning.min(output)),
-            ..usage(uncached, read, written, output)
+            ..usage(uncached, read, written - long.min(written), output)
         };
         let call = Consumption {
             at_ms, service, region, audio_input: audio, audio_output: audio, ..used(&model, usage)

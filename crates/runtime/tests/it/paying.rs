@@ -46,20 +46,9 @@ fn purchase(payer: &Payer, input_tokens: u64, output_max: Option<u64>) -> Purcha
     }
 }
 
-const fn usage(input: u64, output: u64) -> Usage {
-    let mut usage = Usage { input_uncached: Some(input), ..NOTHING };
-    usage.output = Some(output);
-    usage
+fn usage(input: u64, output: u64) -> Usage {
+    Usage { input_uncached: Some(input), output: Some(output), ..Usage::default() }
 }
-
-const NOTHING: Usage = Usage {
-    input_uncached: None,
-    cache_read: None,
-    cache_write: None,
-    cache_write_1h: None,
-    output: None,
-    output_reasoning: None,
-};
 
 async fn used(cashier: &Cashier) -> (u64, u64) {
     let standing = cashier.standing(&payer()).await.expect("the store is there");
