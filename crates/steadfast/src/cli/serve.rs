@@ -154,6 +154,9 @@ pub(super) async fn check(file: Option<&Path>, format: Output) -> anyhow::Result
     let guards: Vec<String> =
         assembly.catalog.guards().map(|guard| guard.name().to_owned()).collect();
     assembly.services.shutdown().await;
+    for warning in config.price_table()?.1 {
+        output::talk(&format!("warning: {warning}"));
+    }
     match format {
         Output::Json => output::json(&json!({ "ok": true, "agents": agents, "guards": guards }))?,
         Output::Text => output::data(&format!(
