@@ -29,15 +29,15 @@ mod contract {
     steadfast_store::contract_tests!(open_store, #[tokio::test]);
 }
 
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// By when the slowest machine has done what a test waits for.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn open(server: &Server, schema: &str) -> Result<PostgresStore, StoreError> {
     connect(server, schema, Duration::from_secs(10)).await
 }
 
-async fn connect(
+pub(crate) async fn connect(
     server: &Server,
     schema: &str,
     patience: Duration,
@@ -48,7 +48,7 @@ async fn connect(
 }
 
 /// A connection past the store.
-async fn administrator(server: &Server) -> tokio_postgres::Client {
+pub(crate) async fn administrator(server: &Server) -> tokio_postgres::Client {
     let connected = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await;
     let (client, connection) = connected.unwrap();
     #[expect(clippy::disallowed_methods, reason = "it ends with the client")]
@@ -60,7 +60,7 @@ fn event(body: String) -> NewEvent {
     NewEvent { kind: "noted".into(), version: 1, body: body.into() }
 }
 
-fn new_run() -> NewRun {
+pub(crate) fn new_run() -> NewRun {
     let head = HeadUpdate {
         state: "queued".to_owned(),
         disposition: Disposition::Ready,
@@ -70,14 +70,14 @@ fn new_run() -> NewRun {
     NewRun::new("acme".to_owned(), "clerk".to_owned(), vec![event("created".to_owned())], head)
 }
 
-fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
+pub(crate) fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
     Append {
         events: vec![event(format!("{expected_seq}"))],
         ..Append::new(run, Fence::Holding { epoch }, expected_seq)
     }
 }
 
-async fn create(store: &PostgresStore) -> RunId {
+pub(crate) async fn create(store: &PostgresStore) -> RunId {
     match store.create(new_run()).await.unwrap() {
         Created::New(head) => head.id,
         Created::Existing(head) => panic!("{head:?} is not new"),
@@ -86,14 +86,14 @@ async fn create(store: &PostgresStore) -> RunId {
 
 /// How far the load is.
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     acknowledged: AtomicU64,
     over: AtomicBool,
 }
 
 impl Load {
     /// Waits until the store has acknowledged so many appends more.
-    async fn more(&self, appends: u64) {
+    pub(crate) async fn more(&self, appends: u64) {
         let goal = self.acknowledged.load(Ordering::Relaxed) + appends;
         let deadline = tokio::time::Instant::now() + DEADLINE;
         while self.acknowledged.load(Ordering::Relaxed) < goal {
@@ -126,7 +126,7 @@ async fn grow(store: &PostgresStore, run: RunId, load: &Load) -> u64 {
 }
 
 /// Lets 16 runs grow while `disturb` is at work, then looks whether everything acknowledged is there.
-async fn nothing_is_lost(store: &Arc<PostgresStore>, disturb: impl AsyncFnOnce(&Load)) {
+pub(crate) async fn nothing_is_lost(store: &Arc<PostgresStore>, disturb: impl AsyncFnOnce(&Load)) {
     let load = Arc::new(Load::default());
     let mut growing = JoinSet::new();
     for _ in 0..16 {
@@ -172,7 +172,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_crashes_and_restarts_under
 async fn nothing_acknowledged_is_lost_when_connections_are_terminated() {
     let Some(server) = shared() else { return };
     // Only its own connections have this name.
-    let store = named_store(server, "terminated").await;
+    let store = fresh_store(server, "terminated").await;
     let administrator = administrator(server).await;
     let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE application_name = 'terminated'";
@@ -187,7 +187,7 @@ async fn nothing_acknowledged_is_lost_when_connections_are_terminated() {
 }
 
 /// A store whose connections the server shows under this name.
-async fn named_store(server: &Server, name: &str) -> Arc<PostgresStore> {
+pub(crate) async fn fresh_store(server: &Server, name: &str) -> Arc<PostgresStore> {
     let url = format!("{}?application_name={name}", server.url());
     let options = PostgresOptions { schema: fresh_schema(), ..PostgresOptions::default() };
     Arc::new(PostgresStore::connect(&url, options).await.unwrap())

@@ -95,7 +95,18 @@ impl Server {
 
     /// Where a database is, with user and password.
     pub(crate) fn url(&self) -> String {
-        format!("postgres://clerk:{PASSWORD_IN_URL}@127.0.0.1:{}/postgres", self.port)
+        self.url_at(self.port)
+    }
+
+    /// The same behind another port, which leads here.
+    #[expect(clippy::unused_self, reason = "every server has the same user")]
+    pub(crate) fn url_at(&self, port: u16) -> String {
+        format!("postgres://clerk:{PASSWORD_IN_URL}@127.0.0.1:{port}/postgres")
+    }
+
+    /// Where it listens.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Stops the server: `fast` cuts its connections off in order, `immediate` is as a power cut.
