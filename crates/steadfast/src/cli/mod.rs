@@ -202,8 +202,9 @@ enum Command {
         action: facts::FactAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
+    #[command(after_help = serve::SCRIPTS)]
     Sim {
-        /// The script.
+        /// The script: a TOML file of steps, and of faults if you like.
         script: PathBuf,
         /// Listen here.
         #[arg(long, default_value = "127.0.0.1:7421")]
@@ -331,7 +332,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
             | RuntimeError::UnknownSchedule { .. }
             | RuntimeError::UnknownRun { .. },
         ) => Exit::NotFound,
-        Some(RuntimeError::WrongState { .. }) => Exit::Refused,
+        Some(RuntimeError::WrongState { .. } | RuntimeError::KeyConflict { .. }) => Exit::Refused,
         _ => Exit::Failed,
     };
     exit.code()
