@@ -265,7 +265,7 @@ async fn start(board: &Board, order: Order<'_>, key: String) -> Result<RunId, St
     let parent = Some(parent);
     let event = RunEvent::Submitted { agent, input, call: None, parent, session, tags: Vec::new() };
     match commands::create(shared.store.as_ref(), event, labels).await {
-        Err(RuntimeError::KeyConflict { run }) => refuse(
+        Err(RuntimeError::KeyConflict { run, .. }) => refuse(
             ErrorClass::Conflict,
             format!(
                 "run {run} was started under this name with another agent or input: give the new one another name"
