@@ -5,6 +5,7 @@
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
+use steadfast_guard::{Effect, counted};
 use steadfast_runtime::event::{Degraded, LeftCall, UndoCall};
 use steadfast_runtime::{CheckpointView, Ending, EventView, Problem, RunEvent, RunView};
 
@@ -97,11 +98,14 @@ pub(super) fn run(run: &RunView) -> String {
         lines.push(format!("model    {model}{label}"));
     }
     lines.push(format!(
-        "tokens   {} in, {} out, {} answers",
-        run.input_tokens, run.output_tokens, run.iterations
+        "tokens   {} in, {} out, {}",
+        run.input_tokens,
+        run.output_tokens,
+        counted(run.iterations.into(), "answer")
     ));
     if run.degraded > 0 {
-        lines.push(format!("degraded {} answer(s) or result(s) of something else", run.degraded));
+        let times = counted(run.degraded.into(), "time");
+        lines.push(format!("degraded {times}, by an answer or a result of something else"));
     }
     lines.push(format!("events   {}, epoch {}", run.events, run.epoch));
     if let Some(stop) = &run.stop {
@@ -148,12 +152,14 @@ pub(super) fn event(view: &EventView) -> String {
             };
             format!("{model}{label}: {said} [{took_ms} ms]{}", stood_in(degraded.as_ref()))
         }
-        RunEvent::ToolStarted { tool, effect, .. } => format!("{tool} leaves ({effect:?})"),
-        RunEvent::ToolFinished { tool, outcome, content, took_ms, degraded, .. } => {
-            let degraded = stood_in(degraded.as_ref());
-            format!("{tool}: {outcome:?}: {} [{took_ms} ms]{degraded}", first_line(content))
+        RunEvent::ToolStarted { tool, effect, .. } => {
+            format!("{tool} leaves ({})", effect.as_str())
         }
-        RunEvent::StepStarted { step, effect, .. } => format!("step {step} begins ({effect:?})"),
+        RunEvent::ToolFinished { tool, outcome, content, took_ms, degraded, .. } => {
+            let (said, degraded) = (first_line(content), stood_in(degraded.as_ref()));
+            format!("{tool}: {}: {said} [{took_ms} ms]{degraded}", outcome.words())
+        }
+        RunEvent::StepStarted { step, effect, .. } => begun(step, *effect),
         RunEvent::StepFinished { step, failure: Some(failure), .. } => {
             format!("step {step} failed ({}): {}", failure.class.as_str(), failure.message)
         }
@@ -190,7 +196,7 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Undone { again, left } => went_back(again, left),
         RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
-            format!("call {call_id}: {verdict:?}, says {by}")
+            format!("call {call_id}: {}, says {by}", verdict.words())
         }
         RunEvent::Cancelled { by, reason } => {
             format!("cancelled by {by}{}", why(reason.as_deref()))
@@ -199,6 +205,11 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
     format!("{:>5}  {text}", view.seq)
+}
+
+/// A step of code that begins.
+fn begun(step: &str, effect: Effect) -> String {
+    format!("step {step} begins ({})", effect.as_str())
 }
 
 /// How undoing the steps of a rollback has ended.

@@ -20,6 +20,23 @@ use crate::reload::Reload;
 use crate::server::{self, ServerState};
 use crate::simulated::SimulatedProvider;
 
+/// What `sim --help` ends with.
+pub(super) const SCRIPTS: &str = "\
+A script in short; every key, with its default, is in docs/sim.md:
+
+  name = \"hello\"
+  [[step]]                                     # answered first, then what follows
+  name = \"look\"
+  calls = [{ tool = \"read_file\", arguments = { path = \"a.txt\" } }]
+  next = [{ when = \"nothing\", goto = \"end\" }]  # over the results; the first that fits decides
+  [[step]]                                     # text without calls ends the turn
+  name = \"end\"
+  text = \"It says: {{result.look}}\"
+  [[fault]]                                    # or `every = 5`, or `step = \"look\"`
+  request = 2
+  kind = \"status\"
+  code = 529";
+
 pub(super) async fn serve(
     mut config: Config,
     listen: Option<SocketAddr>,
@@ -186,4 +203,16 @@ pub(super) async fn demo(example: Example, folder: &Path, once: bool) -> anyhow:
     }
     serving.stop().await?;
     Ok(exit_of(&view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SCRIPTS;
+
+    #[test]
+    fn what_help_shows_of_a_script_is_one() {
+        let (_, example) = SCRIPTS.split_once("\n\n").unwrap();
+        let script = steadfast_providers::sim::Script::parse(example).unwrap();
+        assert_eq!((script.step_names().len(), script.faults().len()), (2, 1));
+    }
 }

@@ -392,7 +392,7 @@ fn a_store_moves_into_a_database_is_looked_after_there_and_moves_back() {
     let mut again = Running::start(again);
     again.wait_for("on http://");
     assert_eq!(done(&["--store", DATABASE, "check"])["runs"], 1);
-    not(&["--store", DATABASE, "migrate", "--to", "late.db"], "in use by 1 nodes");
+    not(&["--store", DATABASE, "migrate", "--to", "late.db"], "in use by 1 node:");
     // Nodes may be at work while it is pruned.
     let pruned = done(&prune);
     assert_eq!((&pruned["runs"], &pruned["events"]), (&json!(1), &json!(27)), "{pruned}");

@@ -81,6 +81,7 @@ macro_rules! contract_tests {
                 c5_tenants_take_turns
                 g12_caps_hold_over_all_nodes
                 c5_waiting_is_worth_priority
+                c5_an_interrupted_run_goes_before_what_came_after_it
                 a_paused_run_is_claimed_by_nobody
             }
             mail {

@@ -251,7 +251,7 @@ pub(super) fn examine(connection: &Connection) -> Result<Vec<String>, Failure> {
         while let Some(row) = rows.next()? {
             let (run, count): (i64, i64) = (row.get(0)?, row.get(1)?);
             found.push(format!(
-                "{count} {what} belong to run number {run}, which has no card; restore a backup"
+                "run number {run} has no card, and {what} ({count}); restore a backup"
             ));
         }
     }

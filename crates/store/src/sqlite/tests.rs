@@ -1,6 +1,7 @@
 //! What can be provoked only from inside: a medium that is full, a value that has rotted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::contract::{append, new_run};
@@ -80,6 +81,30 @@ async fn a_value_outside_the_schema_costs_only_its_own_run() {
     assert!(matches!(head, Err(StoreError::Damaged { .. })), "{head:?}");
     assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{refused:?}");
     assert_eq!(store.append(append(sound_id, 0, 1)).await.unwrap().head_seq, 2);
+}
+
+#[tokio::test]
+async fn c5_what_an_earlier_release_had_claimed_finds_its_place_in_the_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = path(&directory);
+    let ttl = Duration::from_secs(600);
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    let (dead, heir) = (NodeId::generate(), NodeId::generate());
+    store.renew(&dead, ttl).await.unwrap();
+    let held = new_run();
+    let id = held.id;
+    store.create(held).await.unwrap();
+    store.claim(&dead, 9, &Caps::default()).await.unwrap();
+    store.close().await.unwrap();
+    let connection = Connection::open(&path).unwrap();
+    // It kept no place of a run that is held.
+    assert_eq!(connection.execute("UPDATE run SET rank = NULL", []).unwrap(), 1);
+    drop(connection);
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    store.renew(&heir, ttl).await.unwrap();
+    store.create(new_run()).await.unwrap();
+    let claimed = store.claim(&heir, 1, &Caps::default()).await.unwrap();
+    assert_eq!(claimed.iter().map(|head| head.id).collect::<Vec<_>>(), [id]);
 }
 
 #[tokio::test]

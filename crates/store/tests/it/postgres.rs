@@ -706,6 +706,6 @@ async fn what_belongs_to_nothing_and_what_is_missing_is_found() {
     administrator(server).await.batch_execute(&damage).await.unwrap();
     let found = store.examine().await.unwrap();
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("2 events belong to run number 77"), "{found:?}");
+    assert!(found[0].contains("run number 77 has no card, and events (2)"), "{found:?}");
     assert!(found[1].contains(&blob.hash.to_string()), "{found:?}");
 }
