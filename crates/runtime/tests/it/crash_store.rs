@@ -31,6 +31,8 @@ pub(crate) struct CrashStore {
     is_threaded: bool,
     /// Writes until the one at which it dies, and when.
     left: AtomicUsize,
+    /// It dies at the first append that has an event of this kind.
+    kind: Option<&'static str>,
     dies: Dies,
     pub(crate) dead: Notify,
     away: AtomicBool,
@@ -46,7 +48,13 @@ impl CrashStore {
 
     fn on(inner: Arc<dyn Store>, writes: usize, dies: Dies) -> Self {
         let (left, dead, away) = (AtomicUsize::new(writes), Notify::new(), AtomicBool::new(false));
-        Self { inner, is_threaded: false, left, dies, dead, away, is_giving: true }
+        Self { inner, is_threaded: false, left, kind: None, dies, dead, away, is_giving: true }
+    }
+
+    /// Dies at the first append that has an event of this kind.
+    pub(crate) fn at_event(inner: &Arc<MemoryStore>, kind: &'static str, dies: Dies) -> Arc<Self> {
+        let inner = Arc::<MemoryStore>::clone(inner);
+        Arc::new(Self { kind: Some(kind), ..Self::on(inner, usize::MAX, dies) })
     }
 
     /// Never dies, and gives nobody a run.
@@ -107,6 +115,9 @@ impl Journal for CrashStore {
     }
 
     async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        if self.kind.is_some_and(|kind| append.events.iter().any(|event| event.kind == kind)) {
+            self.left.fetch_min(1, Ordering::SeqCst);
+        }
         self.write(self.inner.append(append)).await
     }
 

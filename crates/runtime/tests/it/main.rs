@@ -15,6 +15,7 @@ mod code;
 mod crash_store;
 mod error_recovery;
 mod examples;
+mod guarantees;
 mod kept;
 mod labels;
 mod memory;
