@@ -1,8 +1,8 @@
 //! A seeded simulation of scheduler and leases: several nodes on one store, in paused time, with tenants
 //! that have long and short runs, and with nodes that die, lose their lease or are cut off.
 //!
-//! The store is in memory or in a file. What is checked is said in [`observer`]. Each check is shown to fail: a defect is built into the store,
-//! and the simulation must notice.
+//! The store is in memory or in a file. What is checked is said in [`observer`]. Each check is shown to
+//! fail: a defect is built into the store, and the simulation must notice.
 
 mod node_store;
 mod observer;
