@@ -27,6 +27,7 @@ mod postgres;
 mod postgres_server;
 mod problems;
 mod queue;
+mod quiet;
 mod recovery;
 mod runs;
 mod saga_rollback;
