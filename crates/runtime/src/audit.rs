@@ -151,6 +151,15 @@ fn card_flaw(run: &Run, head: &RunHead) -> Option<String> {
     Some(remedied(&problem))
 }
 
+/// A run as resuming it would find it: folded from the newest checkpoint that can be read, and the events
+/// after it. Nothing is written.
+///
+/// # Errors
+/// The store failed, there is no such run, or its log is damaged.
+pub async fn folded(store: &dyn Store, run: RunId) -> Result<Run, RuntimeError> {
+    Ok(fold(store, run).await?.run)
+}
+
 /// Whether a run folds in two stores to the same, as resuming it would; what differs, if anything.
 ///
 /// # Errors
@@ -160,7 +169,7 @@ pub async fn compare(
     other: &dyn Store,
     run: RunId,
 ) -> Result<Option<&'static str>, RuntimeError> {
-    if fold(one, run).await?.run != fold(other, run).await?.run {
+    if folded(one, run).await? != folded(other, run).await? {
         return Ok(Some("its log folds to something else"));
     }
     let (one, other) = (one.head(run).await?, other.head(run).await?);

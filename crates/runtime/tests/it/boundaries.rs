@@ -1,5 +1,6 @@
-//! The guarantees of `docs/guarantees.md`, cell by cell: the process dies before and after every write of a
-//! run, and in the middle of its call, for every class of effect; then the next one goes on.
+//! The process dies before and after every write of a run, for every class of effect; then the next one goes
+//! on, or dies in turn. What is left by each is what `docs/guarantees.md` promises; its cells one by one are
+//! in `guarantees.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,9 +66,9 @@ impl Model for OneCall {
     }
 }
 
-const EFFECTS: [Effect; 3] = [Effect::Read, Effect::Idempotent, Effect::Once];
+pub(crate) const EFFECTS: [Effect; 3] = [Effect::Read, Effect::Idempotent, Effect::Once];
 
-fn agent(tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
+pub(crate) fn agent(tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
     let mut spec = AgentSpec::new("m");
     spec.tools = vec!["count".to_owned()];
     let tool = Arc::clone(tool) as Arc<dyn Tool>;
@@ -77,7 +78,7 @@ fn agent(tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
     if is_keyed { builder.idempotent("count", rule) } else { builder }
 }
 
-fn code(tool: &Arc<CountingTool>, effect: Effect) -> CatalogBuilder {
+pub(crate) fn code(tool: &Arc<CountingTool>, effect: Effect) -> CatalogBuilder {
     let tool = Arc::clone(tool);
     Catalog::builder().code("worker", move |run: RunContext| {
         let tool = Arc::clone(&tool);
@@ -107,13 +108,13 @@ fn code(tool: &Arc<CountingTool>, effect: Effect) -> CatalogBuilder {
     })
 }
 
-async fn start(store: Arc<dyn Store>, builder: CatalogBuilder) -> Runtime {
+pub(crate) async fn start(store: Arc<dyn Store>, builder: CatalogBuilder) -> Runtime {
     let catalog = builder.build().expect("fits together");
     Runtime::start(store, catalog, RuntimeOptions::default()).await.expect("starts")
 }
 
 /// Whether the run's end says that the outcome is unknown.
-async fn is_unknown(runtime: &Runtime, run: RunId) -> bool {
+pub(crate) async fn is_unknown(runtime: &Runtime, run: RunId) -> bool {
     let events = runtime.events(run, 0, 100).await.expect("reads");
     let unknown = |event: &RunEvent| match event {
         RunEvent::ToolFinished { outcome, .. } => *outcome == ToolOutcome::OutcomeUnknown,

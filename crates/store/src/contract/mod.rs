@@ -108,6 +108,7 @@ macro_rules! contract_tests {
                 r11_a_settlement_by_a_former_owner_changes_nothing
                 r11_a_recorded_answer_never_changes
                 r11_an_append_settles_its_keys_with_its_events
+                r11_an_answer_outlives_the_run_that_it_came_with
                 r11_an_answer_is_forgotten_after_its_time
                 r11_of_many_claims_at_once_one_wins
             }
