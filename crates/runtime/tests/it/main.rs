@@ -33,4 +33,5 @@ mod schedules;
 mod signals;
 mod simulation;
 mod stand_in;
+mod undone_once;
 mod world;
