@@ -37,4 +37,5 @@ mod signals;
 mod simulation;
 mod stand_in;
 mod still;
+mod undone_once;
 mod world;
