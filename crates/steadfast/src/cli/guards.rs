@@ -44,7 +44,7 @@ pub(super) async fn guards(
     };
     match format {
         Output::Json => output::json(&guard)?,
-        Output::Text => output::data(&guard.explain),
+        Output::Text => output::data(&guard.explain)?,
     }
     Ok(Exit::Done)
 }
@@ -64,7 +64,7 @@ async fn list(client: &Client, format: Output) -> anyhow::Result<Exit> {
         }
         Output::Text => {
             for guard in &list.guards {
-                output::data(&guard.explain);
+                output::data(&guard.explain)?;
             }
         }
     }
@@ -78,7 +78,7 @@ async fn show(client: &Client, name: &str, format: Output) -> anyhow::Result<Exi
     };
     match format {
         Output::Json => output::json(&detail)?,
-        Output::Text => output::data(&serde_json::to_string_pretty(&detail)?),
+        Output::Text => output::data(&serde_json::to_string_pretty(&detail)?)?,
     }
     Ok(Exit::Done)
 }

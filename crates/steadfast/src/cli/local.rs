@@ -104,7 +104,7 @@ async fn conclude(runtime: &Runtime, view: &RunView, format: Output) -> anyhow::
             output::json(&value)?;
         }
         (Output::Text, Some(steadfast_runtime::Ending::Succeeded { output })) => {
-            output::data(&output);
+            output::exact(&output)?;
         }
         (Output::Text, Some(steadfast_runtime::Ending::Failed { message, .. })) => {
             output::talk(&format!("failed: {message}"));

@@ -33,6 +33,7 @@ mod schedules;
 mod search;
 mod stand_in;
 mod store_commands;
+mod terminal;
 #[cfg(target_os = "linux")]
 mod trouble;
 mod watch;

@@ -20,9 +20,11 @@ pub(super) async fn check(store: &dyn Store, format: Output) -> anyhow::Result<E
     match format {
         Output::Json => output::json(&json!({ "ok": ok, "runs": runs, "findings": findings }))?,
         Output::Text => {
-            findings.iter().for_each(|finding| output::data(finding));
+            for finding in &findings {
+                output::data(finding)?;
+            }
             if ok {
-                output::data(&format!("ok: {}, {runs} runs", store.describe()));
+                output::data(&format!("ok: {}, {runs} runs", store.describe()))?;
             } else {
                 output::talk(&format!("{} findings in {}", findings.len(), store.describe()));
             }

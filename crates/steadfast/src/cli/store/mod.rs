@@ -186,7 +186,7 @@ async fn back_up(from: &Path, to: &Path, format: Output) -> anyhow::Result<Exit>
     let size_bytes = to.metadata()?.len();
     match format {
         Output::Json => output::json(&json!({ "backup": to, "size_bytes": size_bytes }))?,
-        Output::Text => output::data(&format!("{}: {size_bytes} bytes, checked", to.display())),
+        Output::Text => output::data(&format!("{}: {size_bytes} bytes, checked", to.display()))?,
     }
     Ok(Exit::Done)
 }
@@ -223,7 +223,7 @@ async fn prune(
         )?,
         Output::Text => output::data(&format!(
             "removed {runs} runs with {events} events and {blobs} blobs: {bytes} bytes"
-        )),
+        ))?,
     }
     Ok(Exit::Done)
 }

@@ -194,7 +194,7 @@ fn told(done: &str, counts: &Counts) -> String {
 fn tell(done: &str, counts: &Counts, format: Output) -> anyhow::Result<Exit> {
     match format {
         Output::Json => output::json(&json!({ done: counts }))?,
-        Output::Text => output::data(&told(done, counts)),
+        Output::Text => output::data(&told(done, counts))?,
     }
     Ok(Exit::Done)
 }
