@@ -13,6 +13,7 @@ mod bad_input;
 mod cli;
 mod console;
 mod crash;
+mod ending;
 mod facts;
 mod faults;
 mod guards;

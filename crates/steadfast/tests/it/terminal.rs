@@ -4,7 +4,7 @@
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
-use crate::http::{post, serve, serve_with};
+use crate::http::{post, serve};
 use crate::program::{events, example, run, steadfast, text};
 
 /// A pipe that nobody reads any more.
@@ -71,7 +71,7 @@ fn a_server_whose_log_nobody_reads_executes_runs_and_drains() {
 #[test]
 fn nothing_that_a_run_holds_steers_a_terminal() {
     let (_temporary, folder) = example("report");
-    let server = serve_with(&folder, |_| {});
+    let server = serve(&folder);
     let url = format!("http://{}", server.address);
     let body = r#"{"agent": "report", "input": "\u001b[2J\u009b31m\u202egone\r", "tenant": "t\u001b[1m",
                    "session": "s\nstate    cancelled"}"#;
