@@ -21,6 +21,7 @@ use crate::event::{RunEvent, StopReason, ToolOutcome, WaitReason};
 use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
+use crate::lease::Lease;
 use crate::ledger::{Cashier, Payer};
 use crate::operations::{Entry, EntryError, Operation, Operations};
 use crate::problems::step_limit;
@@ -44,6 +45,8 @@ pub(crate) struct Driver {
     pub(crate) cashier: Arc<Cashier>,
     /// Who pays for what the run asks models.
     pub(crate) payer: Payer,
+    /// What the run was claimed by.
+    pub(crate) lease: Arc<Lease>,
     /// Cancelled when the node drains: the driver stops between steps.
     pub(crate) drain: CancellationToken,
     /// Rung when letters may wait for the run.
@@ -128,7 +131,12 @@ impl Driver {
     }
 
     pub(crate) fn caller(&self) -> Caller<'_> {
-        Caller { payer: &self.payer, cashier: &self.cashier, priority: self.journal.priority() }
+        Caller {
+            payer: &self.payer,
+            cashier: &self.cashier,
+            priority: self.journal.priority(),
+            lease: &self.lease,
+        }
     }
 
     /// A dependency that asks for quiet parks the run, which then holds nothing; any other error ends
@@ -197,6 +205,8 @@ impl Driver {
         };
         let written = matches!(open.state, CallState::Started { .. });
         if effect != Effect::Read && !written {
+            // What is not sent in the end is better not announced: nobody would know that it was not.
+            self.lease.held().await;
             let ahead = RunEvent::ToolStarted {
                 call_id: open.call.id.clone(),
                 tool: open.call.name.clone(),

@@ -31,6 +31,7 @@ mod folding;
 mod journal;
 mod key_rule;
 mod later;
+mod lease;
 pub mod ledger;
 mod letters;
 mod memory;
@@ -54,7 +55,7 @@ mod view;
 mod watch;
 
 pub use agent::AgentSpec;
-pub use audit::{audit, compare};
+pub use audit::{audit, compare, folded, remedied};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{

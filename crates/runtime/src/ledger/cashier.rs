@@ -39,7 +39,7 @@ pub struct Terms {
 }
 
 /// [`Terms::answer_max`], by default.
-const ANSWER_MAX: u64 = 8_192;
+pub const ANSWER_MAX: u64 = 8_192;
 
 impl Terms {
     /// The prices of the table, no budgets, and the days of UTC.

@@ -18,7 +18,8 @@ mod teller;
 mod window;
 
 pub use cashier::{
-    BudgetStanding, Cashier, Charge, Charged, Nearing, NotReserved, Purchase, Reservation, Terms,
+    ANSWER_MAX, BudgetStanding, Cashier, Charge, Charged, Nearing, NotReserved, Purchase,
+    Reservation, Terms,
 };
 pub use money::Money;
 pub use payer::{Payer, Scope};

@@ -1,7 +1,7 @@
 //! `[[budget]]`, `[ledger]` and `[prices]`: how much may be used, and what it costs.
 
 use jiff::tz::TimeZone;
-use steadfast_runtime::ledger::check_budgets;
+use steadfast_runtime::ledger::{Terms, check_budgets};
 use steadfast_runtime::prices::{PriceTable, PriceWarning};
 
 use super::{Config, ConfigError};
@@ -26,6 +26,14 @@ impl Config {
                 "there is no time zone `{name}`; write one such as `UTC` or `Europe/Zurich`"
             ),
         })
+    }
+
+    /// What calls of models cost, and the budgets that they fall under.
+    pub(crate) fn terms(&self) -> Result<Terms, ConfigError> {
+        let (prices, _) = self.price_table()?;
+        let (budgets, zone) = (self.budget.clone(), self.ledger_zone()?);
+        let answer_max = self.ledger.answer_max;
+        Ok(Terms { prices, budgets, zone, answer_max })
     }
 
     /// The prices in force, and which of the configured ones are hardly meant.

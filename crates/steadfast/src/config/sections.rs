@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
+use steadfast_runtime::ledger::ANSWER_MAX;
 use steadfast_runtime::{AgentSpec, CatchUp, MemoryRule, MemoryScope, Overlap, RepeatRule};
 
 /// `[server]`.
@@ -126,11 +127,14 @@ pub(crate) enum LogFormat {
 pub(crate) struct LedgerSection {
     /// Where the days, weeks and months of budgets begin. Default `UTC`.
     pub(crate) timezone: String,
+    /// The longest answer, in tokens, of a call that falls under a budget and does not say how long it may
+    /// be. Default 8192.
+    pub(crate) answer_max: u64,
 }
 
 impl Default for LedgerSection {
     fn default() -> Self {
-        Self { timezone: "UTC".to_owned() }
+        Self { timezone: "UTC".to_owned(), answer_max: ANSWER_MAX }
     }
 }
 
@@ -271,6 +275,9 @@ pub(crate) struct ScheduleSection {
     /// Higher goes first. Default 0.
     #[serde(default)]
     pub(crate) priority: i32,
+    /// Words that people find the runs by.
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
     /// What becomes of missed times: `none`, `last` (default) or `all`.
     #[serde(default)]
     pub(crate) catch_up: CatchUp,
