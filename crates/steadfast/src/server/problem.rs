@@ -137,14 +137,14 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_route", "No such route", detail)
     }
 
-    fn database_away(code: &'static str) -> Self {
+    fn database_away() -> Self {
         let detail = "the database that keeps the runs cannot be reached, or does not answer; the \
                       server's log says why. What was acknowledged is kept; a command that got this \
                       answer may or may not have taken effect. The server goes on by itself once the \
                       database is back: ask again then"
             .to_owned();
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::new(status, code, "The database cannot be reached", detail)
+        Self::new(status, "store_unavailable", "The database cannot be reached", detail)
     }
 
     pub(crate) fn page_failed() -> Self {
@@ -170,7 +170,7 @@ impl From<RuntimeError> for Problem {
             E::Store(store @ StoreError::Unavailable { .. }) => {
                 tracing::error!(code, error = &error as &dyn std::error::Error, "a request failed");
                 if store.is_database_away() {
-                    return Self::database_away(code);
+                    return Self::database_away();
                 }
                 let detail = "the store could not be read or written; the server's log says why. \
                               What was acknowledged is kept; a command that got this answer may \

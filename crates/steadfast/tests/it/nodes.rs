@@ -117,7 +117,11 @@ fn who_asks_while_the_database_is_away_is_told_so_soon_and_the_node_goes_on_by_i
     goes_on();
     let is_told = |answer: (u16, String)| {
         assert_eq!(answer.0, 503, "{}", answer.1);
-        assert!(answer.1.contains("the database that keeps the runs cannot be reached"), "{}", answer.1);
+        assert!(
+            answer.1.contains("the database that keeps the runs cannot be reached"),
+            "{}",
+            answer.1
+        );
         assert!(!answer.1.contains("horse"), "{}", answer.1);
     };
     database.halt("fast");
