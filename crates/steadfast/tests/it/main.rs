@@ -23,6 +23,8 @@ mod http;
 mod medium;
 mod nodes;
 mod openapi;
+#[path = "../../../store/tests/it/postgres_proxy.rs"]
+mod postgres_proxy;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
 #[cfg(target_os = "linux")]

@@ -124,9 +124,10 @@ impl Cluster {
     /// Gives work to a node that is alive, and looks at what it shows.
     fn occupy(&mut self, index: usize) {
         let eyes = self.eyes(index);
-        eyes.tend(&eyes.look());
+        let seen = eyes.look();
+        eyes.tend(&seen);
         while self.world.wanted() > 0 && self.world.submit(&eyes.address, None, false) {}
-        eyes.disturb(&eyes.look());
+        eyes.disturb(&seen);
         self.world.submit(&eyes.address, None, true);
         let member = &mut self.members[index];
         member.watchers.retain(|watcher| !watcher.is_finished());

@@ -195,10 +195,7 @@ impl Eyes {
 
     /// Gives the command whose event is waited for, to the first run that takes it; and others, now and then.
     pub(crate) fn disturb(&self, seen: &Seen) {
-        let is_due = |kind| match self.kind {
-            Some(waited) => waited == kind,
-            None => self.world.happens(4),
-        };
+        let is_due = |kind| self.kind == Some(kind) || self.world.happens(8);
         let all = || seen.going.iter().rev().map(|(run, _)| run);
         // Of these what is done once is told apart by a number that a run draws when it begins.
         let mixed =
@@ -213,7 +210,7 @@ impl Eyes {
             let now = self.world.happens(2);
             all().any(|run| self.world.pause(&self.address, run, now));
         }
-        if is_due("cancelled") && (self.kind.is_some() || self.world.happens(4)) {
+        if is_due("cancelled") {
             all().any(|run| self.world.command(&self.address, run, "cancel", "cancelled"));
         }
     }

@@ -36,7 +36,7 @@ use crate::life::{Moment, Toll, live};
 use crate::oracle::Evidence;
 use crate::place::Place;
 use crate::postgres_server::{Server, shared};
-use crate::world::{World, count, endings};
+use crate::world::{World, count, endings, happened};
 
 /// Kills of one test; there are two for each store, and together they make 200.
 const KILLS: u64 = 100;
@@ -139,10 +139,11 @@ fn tell(evidence: &Evidence, toll: &dyn std::fmt::Debug) -> (usize, usize) {
     let unknown = count(evidence, "outcome", "outcome_unknown");
     let repeated = evidence.executions.iter().filter(|execution| execution.repeated).count();
     eprintln!(
-        "{toll:?}\nruns {:?}, events {}, shown {}, executions {}, repeated with their key {repeated}, \
+        "{toll:?}\nruns {:?}, events {} {:?}, shown {}, executions {}, repeated with their key {repeated}, \
          outcomes unknown {unknown}, model calls {}",
         endings(evidence),
         evidence.logs.values().map(Vec::len).sum::<usize>(),
+        happened(evidence),
         evidence.acknowledged.shown.values().map(|log| log.len()).sum::<usize>(),
         evidence.executions.len(),
         evidence.asks.len(),

@@ -331,6 +331,15 @@ pub(crate) fn count(evidence: &Evidence, field: &str, value: &str) -> usize {
     events.filter(|event| event[field] == value).count()
 }
 
+/// Events by their kinds.
+pub(crate) fn happened(evidence: &Evidence) -> BTreeMap<&str, usize> {
+    let mut kinds = BTreeMap::new();
+    for event in evidence.logs.values().flatten() {
+        *kinds.entry(event["type"].as_str().unwrap_or_default()).or_default() += 1;
+    }
+    kinds
+}
+
 /// Runs by how they ended.
 pub(crate) fn endings(evidence: &Evidence) -> BTreeMap<&str, usize> {
     let mut ends = BTreeMap::new();
