@@ -31,6 +31,7 @@ mod folding;
 mod journal;
 mod key_rule;
 mod later;
+mod lease;
 mod letters;
 mod memory;
 mod operations;
@@ -52,7 +53,7 @@ mod view;
 mod watch;
 
 pub use agent::AgentSpec;
-pub use audit::{audit, compare};
+pub use audit::{audit, compare, folded, remedied};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{

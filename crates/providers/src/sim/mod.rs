@@ -15,6 +15,8 @@
 //!
 //! # Scripts
 //!
+//! Every key with its default is in `docs/sim.md`. In short:
+//!
 //! ```toml
 //! name = "release"                    # letters, digits, `_`, `-`; at most 64
 //!
@@ -74,6 +76,8 @@ mod conversation;
 mod embeddings;
 mod fault;
 mod openai;
+#[cfg(test)]
+mod page;
 mod record;
 mod reply;
 mod responses;

@@ -14,6 +14,7 @@ use super::record::child_step;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, WaitReason};
 use crate::journal::RunJournal;
+use crate::lease::Lease;
 use crate::problems::Pulse;
 use crate::run::Run;
 use crate::shared::{Mailbell, Shared};
@@ -23,6 +24,8 @@ pub(crate) struct Board {
     /// Held for an append, never while something outside is awaited.
     pub(crate) journal: tokio::sync::Mutex<RunJournal>,
     pub(crate) shared: Arc<Shared>,
+    /// What the run was claimed by: without it no step is done.
+    pub(crate) lease: Arc<Lease>,
     pub(crate) policy: CodePolicy,
     /// Rung when letters may wait for the run.
     mail: Arc<Mailbell>,
@@ -81,6 +84,8 @@ pub(crate) struct Awaited {
 pub(crate) enum What {
     /// The time alone.
     Time,
+    /// The end of the quiet that a dependency asked for; what happened, for people.
+    Quiet(String),
     /// That something is said under this name.
     Signal(String),
     /// The end of a run that this one has started.
@@ -90,7 +95,7 @@ pub(crate) enum What {
 impl What {
     fn has_come(&self, run: &Run) -> bool {
         match self {
-            Self::Time => false,
+            Self::Time | Self::Quiet(_) => false,
             Self::Signal(name) => run.signals.contains_key(name),
             Self::Child(child) => run.children.contains_key(child),
         }
@@ -99,6 +104,7 @@ impl What {
     const fn reason(&self) -> WaitReason {
         match self {
             Self::Time => WaitReason::Timer,
+            Self::Quiet(_) => WaitReason::Cooldown,
             Self::Signal(_) => WaitReason::Signal,
             Self::Child(_) => WaitReason::Child,
         }
@@ -107,6 +113,7 @@ impl What {
     fn detail(&self) -> String {
         match self {
             Self::Time => "the code waits for a time".to_owned(),
+            Self::Quiet(told) => told.clone(),
             Self::Signal(name) => format!("the code waits for signal `{name}`"),
             Self::Child(child) => format!("the code waits for run {child}"),
         }
@@ -141,6 +148,7 @@ impl Board {
     pub(crate) fn new(
         journal: RunJournal,
         shared: Arc<Shared>,
+        lease: Arc<Lease>,
         policy: CodePolicy,
         mail: Arc<Mailbell>,
     ) -> Self {
@@ -152,6 +160,7 @@ impl Board {
         Self {
             journal: tokio::sync::Mutex::new(journal),
             shared,
+            lease,
             policy,
             mail,
             pausing: AtomicBool::new(false),
@@ -382,8 +391,9 @@ pub(crate) fn parked(waits: &[Awaited]) -> RunEvent {
     let wake_at = waits.iter().filter_map(|awaited| awaited.until).min();
     // What somebody has to do is told before what happens by itself.
     let told = waits.iter().max_by_key(|awaited| match awaited.what {
-        What::Signal(_) => 2,
-        What::Child(_) => 1,
+        What::Signal(_) => 3,
+        What::Child(_) => 2,
+        What::Quiet(_) => 1,
         What::Time => 0,
     });
     let reason = told.map_or(WaitReason::Timer, |awaited| awaited.what.reason());

@@ -48,7 +48,10 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
 
 fn check(request: &Request) -> Result<(), Problem> {
     let host = text(request.headers(), &header::HOST).ok_or_else(Problem::foreign_host)?;
-    if !is_this_machine(host) {
+    // A proxy may have looked at another `Host`, or at the name in the request line, than is looked at here.
+    let is_the_only_one = request.headers().get_all(header::HOST).iter().count() == 1;
+    let named = request.uri().authority().map_or(host, Authority::as_str);
+    if !is_the_only_one || !is_this_machine(host) || !is_this_machine(named) {
         return Err(Problem::foreign_host());
     }
     if !request.method().is_safe() && is_cross_site(request.headers(), host) {

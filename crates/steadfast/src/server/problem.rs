@@ -152,6 +152,7 @@ impl From<RuntimeError> for Problem {
             E::UnknownAgent { .. } => (StatusCode::NOT_FOUND, "No such agent"),
             E::UnknownRun { .. } => (StatusCode::NOT_FOUND, "No such run"),
             E::WrongState { .. } => (StatusCode::CONFLICT, "Not possible in this state"),
+            E::NotAsking { .. } => (StatusCode::CONFLICT, "It does not ask that"),
             E::NotListening { .. } => (StatusCode::CONFLICT, "It hears no signals"),
             E::Contended { .. } => (StatusCode::CONFLICT, "The run kept changing"),
             E::KeyConflict { .. } => (StatusCode::CONFLICT, "Key used before"),

@@ -13,6 +13,7 @@ mod bad_input;
 mod cli;
 mod console;
 mod crash;
+mod ending;
 mod facts;
 mod faults;
 mod guards;
@@ -33,6 +34,7 @@ mod schedules;
 mod search;
 mod stand_in;
 mod store_commands;
+mod terminal;
 #[cfg(target_os = "linux")]
 mod trouble;
 mod watch;
