@@ -1,5 +1,5 @@
 //! Server-sent events as text, read as they arrive. How they are cut is told in
-//! [`Frames`](crate::wire::Frames); an event that is not closed by an empty line when the stream ends is
+//! [`Frames`]; an event that is not closed by an empty line when the stream ends is
 //! dropped, as the standard says.
 
 use bytes::Bytes;

@@ -241,7 +241,7 @@ impl From<Fault> for FaultTable {
         }
         match fault.kind {
             FaultKind::Latency(wait) | FaultKind::SlowFirstToken(wait) => {
-                table.ms = u64::try_from(wait.as_millis()).ok()
+                table.ms = u64::try_from(wait.as_millis()).ok();
             }
             FaultKind::Status { code, retry_after } => {
                 table.code = Some(code);

@@ -96,7 +96,7 @@ fn call(call: &ReplyCall, arguments: Option<&str>) -> Value {
     })
 }
 
-fn response(head: &Head, status: &str, output: &[Value], usage: Option<Value>) -> Value {
+fn response(head: &Head, status: &str, output: &[Value], usage: Option<&Value>) -> Value {
     json!({
         "id": head.id("resp_sim"),
         "object": "response",
@@ -128,7 +128,7 @@ fn output(head: &Head, reply: &Reply) -> Vec<Value> {
 
 /// The whole answer.
 pub(super) fn plain(head: &Head, reply: &Reply) -> Value {
-    response(head, "completed", &output(head, reply), Some(usage(reply.usage)))
+    response(head, "completed", &output(head, reply), Some(&usage(reply.usage)))
 }
 
 /// Events with their numbers.
