@@ -274,7 +274,7 @@ async fn ask_paid(
     deadline: Instant,
 ) -> Result<Given, Failed> {
     let model = entry.model.as_ref();
-    let (provider, name) = model.name().split_once('/').unwrap_or(("", model.name()));
+    let (provider, name) = model.name().split_once('/').unwrap_or_else(|| ("", model.name()));
     let input_tokens = model.count_tokens(request).tokens;
     let purchase = Purchase {
         payer: caller.payer,

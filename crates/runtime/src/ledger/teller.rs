@@ -239,7 +239,7 @@ async fn expire_all(store: Arc<dyn Store>, stop: CancellationToken) {
             Ok(expired) if expired.len() == limit => continue,
             Ok(expired) if expired.is_empty() => {}
             Ok(expired) => {
-                warn!(calls = expired.len(), "calls were never settled: charged in full")
+                warn!(calls = expired.len(), "calls were never settled: charged in full");
             }
             Err(failure) => warn!(error = chain(&failure), "cannot look for calls never settled"),
         }
