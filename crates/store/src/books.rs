@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::{ACCOUNT_BYTES_MAX, AMOUNT_MAX, ENTRY_BYTES_MAX, HOLD_ACCOUNTS_MAX};
 use crate::rules::misuse;
-use crate::{Account, Amounts, Balance, Held, Hold, Settlement, StoreError};
+use crate::{Account, Amounts, Balance, Held, Hold, Limits, Settlement, StoreError};
 
 /// What of holds can be refused without looking at the store.
 pub(crate) fn check_holds(holds: &[Hold]) -> Result<(), StoreError> {
@@ -71,13 +71,18 @@ pub(crate) struct OpenHold {
 }
 
 impl OpenHold {
-    pub(crate) fn of(hold: &Hold) -> Self {
-        Self {
-            amounts: hold.amounts,
-            limited: limited(hold).cloned().collect(),
-            tallies: hold.tallies.clone(),
-            is_charged: false,
+    pub(crate) fn new(
+        amounts: Amounts,
+        named: Vec<(Account, Limits)>,
+        tallies: Vec<Account>,
+    ) -> Self {
+        let mut limited = Vec::with_capacity(named.len());
+        for (account, _) in named {
+            if !limited.contains(&account) {
+                limited.push(account);
+            }
         }
+        Self { amounts, limited, tallies, is_charged: false }
     }
 
     /// Every account that its end is about; one may come twice.

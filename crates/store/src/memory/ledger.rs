@@ -97,8 +97,8 @@ impl Accounts {
         let held = self.books.hold(&hold);
         if matches!(held, Held::Granted(_)) {
             let expires_at = Timestamp(now.0.saturating_add(millis(Some(hold.keep))));
-            let open = OpenHold::of(&hold);
-            let Hold { id, amounts, subject, body, .. } = hold;
+            let Hold { id, amounts, limited, tallies, keep: _, subject, body } = hold;
+            let open = OpenHold::new(amounts, limited, tallies);
             let entry = Entry { id, at: now, kind: EntryKind::Expired, subject, amounts, body };
             self.holds.insert(id, KeptHold { open, expires_at, entry });
         }
