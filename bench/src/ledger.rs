@@ -21,6 +21,8 @@ const BATCH: usize = 256;
 const BODY: [u8; 240] = [b'x'; 240];
 /// Tenants among which the callers are divided.
 const TENANTS: usize = 8;
+/// Models that all of them use.
+const MODELS: usize = 3;
 const AMOUNTS: Amounts = Amounts { tokens: 700, money: 4200 };
 
 /// Prints the table; with a PostgreSQL server's URL, its lines too. It is left with a new schema for each.
@@ -47,7 +49,7 @@ pub(crate) async fn run(postgres: Option<&str>) -> anyhow::Result<()> {
 async fn measure(what: &str, store: Arc<dyn Store>, callers: usize) -> anyhow::Result<()> {
     let (before, cpu_before) = (written(), cpu());
     let mut times = calls(&store, callers).await?;
-    let count = times.len() as u32;
+    let count = u32::try_from(times.len())?;
     let each = match (cpu_before, cpu()) {
         (Some(before), Some(after)) => {
             format!("{:.1}", ((after - before) / count).as_secs_f64() * 1e6)
@@ -72,9 +74,16 @@ fn account(name: String) -> Account {
 
 /// A call as a gateway holds for it: the limits of its tenant and agent, and what its use is counted by.
 fn hold(caller: usize) -> Hold {
-    let tenant = caller % TENANTS;
+    let (tenant, model) = (caller % TENANTS, caller % MODELS);
     let limits = Limits { tokens: Some(1 << 50), money: Some(1 << 50) };
-    let names = ["day/tenant", "month/tenant", "day/model", "month/model", "day/agent", "day/key"];
+    let tallies = [
+        format!("use/day/tenant/tenant-{tenant}"),
+        format!("use/month/tenant/tenant-{tenant}"),
+        format!("use/day/model/model-{model}"),
+        format!("use/month/model/model-{model}"),
+        format!("use/day/agent/tenant-{tenant}/clerk"),
+        format!("use/day/key/tenant-{tenant}/key-1"),
+    ];
     Hold {
         id: EntryId::generate(),
         amounts: AMOUNTS,
@@ -82,7 +91,7 @@ fn hold(caller: usize) -> Hold {
             (account(format!("limit/month/tenant/tenant-{tenant}")), limits),
             (account(format!("limit/day/agent/tenant-{tenant}/clerk")), limits),
         ],
-        tallies: names.map(|name| account(format!("use/{name}/{tenant}-{name}"))).to_vec(),
+        tallies: tallies.map(account).to_vec(),
         keep: Duration::from_secs(600),
         subject: Some(format!("tenant-{tenant}")),
         body: bytes::Bytes::from_static(&BODY),

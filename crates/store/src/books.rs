@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::ledger::{ACCOUNT_BYTES_MAX, AMOUNT_MAX, ENTRY_BYTES_MAX, HOLD_ACCOUNTS_MAX};
 use crate::rules::misuse;
 use crate::{
-    Account, Amounts, Balance, Entry, EntryKind, Held, Hold, Settlement, StoreError, Timestamp,
+    Account, Amounts, Balance, Entry, EntryKind, Held, Hold, Limits, Settlement, StoreError,
+    Timestamp,
 };
 
 /// What of holds can be refused without looking at the store.
@@ -75,13 +76,18 @@ pub(crate) struct OpenHold {
 }
 
 impl OpenHold {
-    pub(crate) fn of(hold: &Hold) -> Self {
-        Self {
-            amounts: hold.amounts,
-            limited: limited(hold).cloned().collect(),
-            tallies: hold.tallies.clone(),
-            is_charged: false,
+    pub(crate) fn new(
+        amounts: Amounts,
+        named: Vec<(Account, Limits)>,
+        tallies: Vec<Account>,
+    ) -> Self {
+        let mut limited = Vec::with_capacity(named.len());
+        for (account, _) in named {
+            if !limited.contains(&account) {
+                limited.push(account);
+            }
         }
+        Self { amounts, limited, tallies, is_charged: false }
     }
 
     /// Every account that its end is about; one may come twice.
@@ -111,15 +117,16 @@ pub(crate) fn limited(hold: &Hold) -> impl Iterator<Item = &Account> {
     once(hold.limited.iter().map(|(account, _)| account))
 }
 
-/// The entry that a settlement leaves: none if nothing was done, unless its hold has left one already.
+/// The entry that a settlement leaves: none if nothing was done, unless its hold has left one already, whose
+/// record is empty then.
 pub(crate) fn entry_of(
     settlement: Settlement,
     is_charged: bool,
-    (subject, body): (Option<String>, Bytes),
+    subject: Option<String>,
     at: Timestamp,
 ) -> Option<Entry> {
-    let Settlement { id, amounts, tallies: _, body: told } = settlement;
-    let body = told.or_else(|| is_charged.then_some(body))?;
+    let Settlement { id, amounts, tallies: _, body } = settlement;
+    let body = body.or_else(|| is_charged.then(Bytes::new))?;
     Some(Entry { id, at, kind: EntryKind::Settled, subject, amounts, body })
 }
 

@@ -97,8 +97,8 @@ impl Accounts {
         let held = self.books.hold(&hold);
         if matches!(held, Held::Granted(_)) {
             let expires_at = Timestamp(now.0.saturating_add(millis(Some(hold.keep))));
-            let open = OpenHold::of(&hold);
-            let Hold { id, amounts, subject, body, .. } = hold;
+            let Hold { id, amounts, limited, tallies, keep: _, subject, body } = hold;
+            let open = OpenHold::new(amounts, limited, tallies);
             let entry = Entry { id, at: now, kind: EntryKind::Expired, subject, amounts, body };
             self.holds.insert(id, KeptHold { open, expires_at, entry });
         }
@@ -108,8 +108,8 @@ impl Accounts {
     fn settle(&mut self, settlement: Settlement, now: Timestamp) -> Settled {
         let Some(kept) = self.holds.remove(&settlement.id) else { return Settled::Unknown };
         self.books.settle(&kept.open, &settlement);
-        let (is_charged, Entry { subject, body, .. }) = (kept.open.is_charged, kept.entry);
-        if let Some(entry) = books::entry_of(settlement, is_charged, (subject, body), now) {
+        let (is_charged, subject) = (kept.open.is_charged, kept.entry.subject);
+        if let Some(entry) = books::entry_of(settlement, is_charged, subject, now) {
             self.entries.insert(entry.id, entry);
         }
         if is_charged { Settled::Corrected } else { Settled::Charged }

@@ -15,30 +15,31 @@ use super::account::{
     hold_of, uuid,
 };
 use super::link::{Failure, Link, step};
+use super::overdue::{Expire, Prune};
 use super::read::Reading;
 use super::schema::{self, now_ms, stored};
 use super::task::{Write, Written};
 use crate::books::{self, Books, to_column};
 use crate::clock::millis;
 use crate::{
-    Account, AccountFilter, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold, LATE,
-    Ledger, Settled, Settlement, StoreError, Timestamp,
+    Account, AccountFilter, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold, Ledger,
+    Settled, Settlement, StoreError, Timestamp,
 };
 
-const NOW: &str = concat!("SELECT ", now_ms!());
+pub(super) const NOW: &str = concat!("SELECT ", now_ms!());
 /// Only what exists can be locked.
-const OPEN: &str = "INSERT INTO account (name, since, spent_tokens, spent_money, held_tokens, \
+pub(super) const OPEN: &str = "INSERT INTO account (name, since, spent_tokens, spent_money, held_tokens, \
      held_money, entries, at) SELECT name, since, 0, 0, 0, 0, 0, $3 \
      FROM unnest($1::text[], $2::bigint[]) AS named (name, since) \
      ORDER BY name COLLATE \"C\", since ON CONFLICT DO NOTHING";
-const LOCK: &str = concat!(
+pub(super) const LOCK: &str = concat!(
     "SELECT ",
     balance_columns!(),
     " FROM account JOIN unnest($1::text[], $2::bigint[]) AS named (name, since) \
      ON account.name = named.name AND account.since = named.since \
      ORDER BY account.name, account.since FOR UPDATE OF account"
 );
-const SAVE: &str = "UPDATE account SET spent_tokens = new.spent_tokens, \
+pub(super) const SAVE: &str = "UPDATE account SET spent_tokens = new.spent_tokens, \
      spent_money = new.spent_money, held_tokens = new.held_tokens, held_money = new.held_money, \
      entries = new.entries, at = $8 FROM unnest($1::text[], $2::bigint[], $3::bigint[], \
      $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) AS new (name, since, spent_tokens, \
@@ -57,30 +58,12 @@ const LOCK_HOLDS: &str = concat!(
     " FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 );
 const DROP_HOLDS: &str = "DELETE FROM hold WHERE id = ANY($1::uuid[])";
-const INSERT_ENTRIES: &str = "INSERT INTO entry (id, at, expired, subject, tokens, money, body) \
+pub(super) const INSERT_ENTRIES: &str = "INSERT INTO entry (id, at, expired, subject, tokens, money, body) \
      SELECT id, $7, expired, subject, tokens, money, body FROM unnest($1::uuid[], $2::boolean[], \
      $3::text[], $4::bigint[], $5::bigint[], $6::bytea[]) \
      AS new (id, expired, subject, tokens, money, body) ON CONFLICT (id) DO UPDATE SET \
      at = excluded.at, expired = excluded.expired, tokens = excluded.tokens, \
      money = excluded.money, body = excluded.body";
-const FORGET_HOLDS: &str = concat!(
-    "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE charged AND expires_at <= ",
-    now_ms!(),
-    " FOR UPDATE SKIP LOCKED)"
-);
-const OVERDUE: &str = concat!(
-    "SELECT ",
-    hold_columns!(),
-    " FROM hold WHERE NOT charged AND expires_at <= ",
-    now_ms!(),
-    " ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED"
-);
-const CHARGE: &str = "UPDATE hold SET charged = true, expires_at = $2 WHERE id = ANY($1::uuid[])";
-const PRUNE_ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry \
-     WHERE id < $2 AND at < $1 ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING 1";
-const PRUNE_ACCOUNTS: &str = "DELETE FROM account WHERE (name, since) IN (SELECT name, since \
-     FROM account WHERE at < $1 AND held_tokens = 0 AND held_money = 0 LIMIT $2 \
-     FOR UPDATE SKIP LOCKED) RETURNING 1";
 
 pub(super) const BALANCES: &str = concat!(
     "SELECT ",
@@ -295,9 +278,8 @@ impl Write for SettleHolds {
                 let Some(kept) = kept.remove(&settlement.id) else { return Settled::Unknown };
                 books.settle(&kept.open, settlement);
                 dropped.push(uuid(settlement.id));
-                let KeptHold { open, subject, body } = kept;
-                let of_hold = (subject, body.into());
-                entries.extend(books::entry_of(settlement.clone(), open.is_charged, of_hold, now));
+                let KeptHold { open, subject, .. } = kept;
+                entries.extend(books::entry_of(settlement.clone(), open.is_charged, subject, now));
                 if open.is_charged { Settled::Corrected } else { Settled::Charged }
             };
             answers.push(Ok(write.0.iter().map(settle).collect()));
@@ -308,7 +290,7 @@ impl Write for SettleHolds {
 }
 
 /// Locks accounts, and reads them.
-async fn lock(
+pub(super) async fn lock(
     accounts: impl Iterator<Item = &Account>,
     now: Timestamp,
     link: &Link,
@@ -325,7 +307,7 @@ async fn lock(
 }
 
 /// Writes entries and what they change, and commits.
-async fn commit_entries(
+pub(super) async fn commit_entries(
     entries: &[Entry],
     books: &Books,
     now: Timestamp,
@@ -359,89 +341,6 @@ async fn commit_entries(
     ])
     .await
     .map(drop)
-}
-
-pub(super) struct Expire {
-    pub(super) limit: usize,
-}
-
-impl Write for Expire {
-    type Answer = Vec<Entry>;
-
-    const STATEMENTS: &'static [&'static str] =
-        &[FORGET_HOLDS, OVERDUE, NOW, OPEN, LOCK, CHARGE, INSERT_ENTRIES, SAVE];
-    const REPEATABLE: bool = true;
-
-    fn place(&self) -> Option<[u8; 32]> {
-        Some([u8::MAX; 32])
-    }
-
-    async fn write(batch: &[&Self], link: &Link) -> Result<Written<Vec<Entry>>, Failure> {
-        let limit = stored(batch.iter().map(|expire| expire.limit).sum::<usize>() as u64);
-        let [_, rows, now] =
-            link.begin([step(FORGET_HOLDS, &[]), step(OVERDUE, &[&limit]), step(NOW, &[])]).await?;
-        let now = schema::time(&now)?;
-        let mut kept = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match hold_of(row) {
-                Ok(hold) => kept.push(hold),
-                // The others do not wait for it.
-                Err(Failure::Damaged(problem)) => {
-                    tracing::error!(problem, "a hold whose time is over is not charged");
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        let accounts = kept.iter().flat_map(|(_, kept)| kept.open.accounts());
-        let mut books = lock(accounts, now, link).await?;
-        let mut expired = Vec::with_capacity(kept.len());
-        for (id, KeptHold { open, subject, body }) in kept {
-            books.expire(&open);
-            let (kind, amounts) = (EntryKind::Expired, open.amounts);
-            expired.push(Entry { id, at: now, kind, subject, amounts, body: body.into() });
-        }
-        let ids = expired.iter().map(|entry| uuid(entry.id)).collect();
-        let late = Some(now.0.saturating_add(millis(Some(LATE))));
-        commit_entries(&expired, &books, now, (CHARGE, ids, late), link).await?;
-        let mut answers: Vec<_> = batch.iter().map(|_| Ok(Vec::new())).collect();
-        if let Some(first) = answers.first_mut() {
-            *first = Ok(expired);
-        }
-        Ok(Written::quietly(answers))
-    }
-}
-
-pub(super) struct Prune {
-    pub(super) before: Timestamp,
-    pub(super) limit: usize,
-}
-
-/// How long after its id was made an entry may have been charged.
-const DAY_MS: i64 = 24 * 3_600_000;
-
-impl Write for Prune {
-    type Answer = usize;
-
-    const STATEMENTS: &'static [&'static str] = &[PRUNE_ENTRIES, PRUNE_ACCOUNTS];
-    const REPEATABLE: bool = true;
-
-    async fn write(batch: &[&Self], link: &Link) -> Result<Written<usize>, Failure> {
-        link.begin([]).await?;
-        let mut answers = Vec::with_capacity(batch.len());
-        for Self { before, limit } in batch {
-            let limit = stored(*limit as u64);
-            let latest = EntryId::earliest(Timestamp(before.0.saturating_add(DAY_MS)));
-            let [entries, accounts] = link
-                .query([
-                    step(PRUNE_ENTRIES, &[&before.0, &uuid(latest), &limit]),
-                    step(PRUNE_ACCOUNTS, &[&before.0, &limit]),
-                ])
-                .await?;
-            answers.push(Ok(entries.len() + accounts.len()));
-        }
-        link.commit(&[]).await?;
-        Ok(Written::quietly(answers))
-    }
 }
 
 fn balances(link: &Link, accounts: Vec<Account>) -> Reading<'_, Vec<Balance>> {

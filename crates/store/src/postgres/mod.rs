@@ -3,8 +3,8 @@
 //! `address` says where it is without saying the password, `link` is one connection and what its errors
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
 //! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
-//! `flag`, `ledger`, `prune`. `silence` tells a slow answer from none. `read` is what the others read, `account`
-//! what rows of the ledger are, `archive` and `restore` give everything out and take everything in, `notify` how
+//! `flag`, `ledger`, `overdue`, `prune`. `silence` tells a slow answer from none. `read` is what the others read, `account`
+//! what rows of the ledger are, `archive` and `restore` give everything out and take everything in (into `tables`), `notify` how
 //! nodes wake each other, `clock` what the database's clock says.
 
 mod account;
@@ -22,11 +22,13 @@ mod ledger;
 mod link;
 mod mail;
 mod notify;
+mod overdue;
 mod prune;
 mod read;
 mod restore;
 mod schema;
 mod silence;
+mod tables;
 mod task;
 mod writer;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
 use super::account::{self, ADD_UP, IS_ASTRAY};
 use super::address::Address;
@@ -17,6 +17,10 @@ use super::archive::{PATIENT, told};
 use super::link::{Failure, Link, step};
 use super::read::NODES;
 use super::schema::{self, disposition_columns};
+use super::tables::{
+    ACCOUNT, BLOB, BLOB_REF, CHECKPOINT, ENTRY, EVENT, FACT, HOLD, LETTER, OPERATION, RUN,
+    RUN_TEXT, Table,
+};
 use super::{create, keys};
 use crate::archive::NO_ACCOUNT;
 use crate::books::to_column;
@@ -448,112 +452,6 @@ fn card(number: i64, run: &RunRecord, key_hash: Option<Vec<u8>>) -> Vec<Cell<'_>
         &*run.summary,
     ]
 }
-
-/// A table, and what is copied into it.
-struct Table {
-    sql: &'static str,
-    types: &'static [Type],
-}
-
-static RUN: Table = Table {
-    sql: "COPY run (run, id, tenant, agent, key, key_hash, state, disposition, wake_at, rank, \
-          priority, epoch, head_seq, created_at, updated_at, session, tags, parent, problem, \
-          summary) FROM STDIN BINARY",
-    types: &[
-        Type::INT8,
-        Type::UUID,
-        Type::TEXT,
-        Type::TEXT,
-        Type::TEXT,
-        Type::BYTEA,
-        Type::TEXT,
-        Type::INT2,
-        Type::INT8,
-        Type::INT8,
-        Type::INT4,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::TEXT,
-        Type::TEXT_ARRAY,
-        Type::UUID,
-        Type::TEXT,
-        Type::BYTEA,
-    ],
-};
-static RUN_TEXT: Table =
-    Table { sql: "COPY run_text (run, text) FROM STDIN BINARY", types: &[Type::INT8, Type::TEXT] };
-static EVENT: Table = Table {
-    sql: "COPY event (run, seq, at, kind, version, body) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::INT8, Type::TEXT, Type::INT4, Type::BYTEA],
-};
-static CHECKPOINT: Table = Table {
-    sql: "COPY checkpoint (run, seq, at, body) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::INT8, Type::BYTEA],
-};
-static BLOB: Table =
-    Table { sql: "COPY blob (hash, body) FROM STDIN BINARY", types: &[Type::BYTEA, Type::BYTEA] };
-static BLOB_REF: Table =
-    Table { sql: "COPY blob_ref (run, hash) FROM STDIN BINARY", types: &[Type::INT8, Type::BYTEA] };
-static LETTER: Table = Table {
-    sql: "COPY letter (number, run, id, kind, body, at, taken) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::TEXT, Type::TEXT, Type::BYTEA, Type::INT8, Type::BOOL],
-};
-static FACT: Table = Table {
-    sql: "COPY fact (scope, key, value, version, at, expires_at) FROM STDIN BINARY",
-    types: &[Type::TEXT, Type::TEXT, Type::BYTEA, Type::INT8, Type::INT8, Type::INT8],
-};
-static OPERATION: Table = Table {
-    sql: "COPY operation (name, scope, key, digest, owner, node, since, answer, settled_at, \
-          expires_at) FROM STDIN BINARY",
-    types: &[
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::TEXT,
-        Type::INT8,
-        Type::BYTEA,
-        Type::INT8,
-        Type::INT8,
-    ],
-};
-
-static ACCOUNT: Table = Table {
-    sql: "COPY account (name, since, spent_tokens, spent_money, held_tokens, held_money, entries, \
-          at) FROM STDIN BINARY",
-    types: &[
-        Type::TEXT,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-    ],
-};
-static HOLD: Table = Table {
-    sql: "COPY hold (id, tokens, money, limited, tallies, charged, expires_at, subject, body) \
-          FROM STDIN BINARY",
-    types: &[
-        Type::UUID,
-        Type::INT8,
-        Type::INT8,
-        Type::TEXT,
-        Type::TEXT,
-        Type::BOOL,
-        Type::INT8,
-        Type::TEXT,
-        Type::BYTEA,
-    ],
-};
-static ENTRY: Table = Table {
-    sql: "COPY entry (id, at, expired, subject, tokens, money, body) FROM STDIN BINARY",
-    types: &[Type::UUID, Type::INT8, Type::BOOL, Type::TEXT, Type::INT8, Type::INT8, Type::BYTEA],
-};
 
 async fn copy(link: &Link, table: &Table, rows: Vec<Vec<Cell<'_>>>) -> Result<(), Problem> {
     if rows.is_empty() {

@@ -17,7 +17,7 @@ use super::address::Address;
 use super::link::Link;
 use super::notify::Outbox;
 use super::task::{Request, Task, Write};
-use super::{append, claim, facts, flag, keys, lease, ledger, prune};
+use super::{append, claim, facts, flag, keys, lease, ledger, overdue, prune};
 use crate::patience::limited;
 use crate::{NewRun, StoreError};
 
@@ -51,8 +51,8 @@ fn statements() -> impl Iterator<Item = &'static str> {
         <flag::Flag as Write>::STATEMENTS,
         <ledger::TakeHolds as Write>::STATEMENTS,
         <ledger::SettleHolds as Write>::STATEMENTS,
-        <ledger::Expire as Write>::STATEMENTS,
-        <ledger::Prune as Write>::STATEMENTS,
+        <overdue::Expire as Write>::STATEMENTS,
+        <overdue::Prune as Write>::STATEMENTS,
         <prune::Cards as Write>::STATEMENTS,
         <prune::Remains as Write>::STATEMENTS,
     ];

@@ -17,33 +17,45 @@ use super::account::{
     account_of, entry_columns, entry_of, hold_columns, hold_of, insert_entry, load, save, stored,
 };
 use super::writer::{Failure, Write};
-use crate::books::{self, Books, to_column};
+use crate::books::{self, Books, OpenHold, to_column};
 use crate::clock::millis;
 use crate::{
     Account, AccountFilter, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold, LATE,
     Ledger, Settled, Settlement, StoreError, Timestamp,
 };
 
-/// Most accounts that are remembered.
+/// Most accounts, and most holds, that are remembered.
 const REMEMBERED_MAX: usize = 8192;
 
-/// Accounts as the last transaction has left them, so that those in use are not read again and again. Only
-/// the writer changes accounts, and after a transaction that failed it writes nothing any more.
+/// Accounts and open holds as the last transaction has left them, so that those in use are not read again and
+/// again. Only the writer changes them, and after a transaction that failed it writes nothing any more.
 #[derive(Default)]
-pub(super) struct Remembered(Mutex<Books>);
+pub(super) struct Remembered(Mutex<Memory>);
+
+#[derive(Default)]
+struct Memory {
+    books: Books,
+    holds: HashMap<EntryId, Open>,
+}
+
+/// What a settlement must know of its hold.
+struct Open {
+    open: OpenHold,
+    subject: Option<String>,
+}
 
 impl Remembered {
-    fn books(&self) -> MutexGuard<'_, Books> {
-        let mut books = self.0.lock();
-        if books.len() > REMEMBERED_MAX {
-            *books = Books::default();
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        let mut memory = self.0.lock();
+        if memory.books.len() > REMEMBERED_MAX {
+            memory.books = Books::default();
         }
-        books
+        memory
     }
 
-    /// Accounts were removed, or came in by another way.
+    /// Something was removed, or came in by another way.
     pub(super) fn forget(&self) {
-        *self.0.lock() = Books::default();
+        *self.0.lock() = Memory::default();
     }
 }
 
@@ -60,7 +72,7 @@ impl Write for TakeHolds {
     }
 
     fn write(self, connection: &Connection, at: Timestamp) -> Result<Vec<Held>, Failure> {
-        let books = &mut *self.remembered.books();
+        let Memory { books, holds } = &mut *self.remembered.memory();
         let accounts = self.holds.iter().flat_map(|hold| &hold.limited);
         load(connection, books, accounts.map(|(account, _)| account))?;
         let mut known = connection.prepare_cached(
@@ -68,24 +80,29 @@ impl Write for TakeHolds {
         )?;
         let mut insert = connection.prepare_cached(INSERT_HOLD)?;
         let mut answers = Vec::with_capacity(self.holds.len());
-        for hold in &self.holds {
+        for hold in self.holds {
             if known.exists([hold.id.as_bytes()])? {
-                answers.push(books.granted(hold));
+                answers.push(books.granted(&hold));
                 continue;
             }
-            let held = books.hold(hold);
+            let held = books.hold(&hold);
             if matches!(held, Held::Granted(_)) {
+                let Hold { id, amounts, limited, tallies, keep, subject, body } = hold;
+                let open = OpenHold::new(amounts, limited, tallies);
                 let row = HoldRow {
-                    id: hold.id,
-                    amounts: hold.amounts,
-                    limited: &to_column(books::limited(hold)),
-                    tallies: &to_column(&hold.tallies),
+                    id,
+                    amounts,
+                    limited: &to_column(&open.limited),
+                    tallies: &to_column(&open.tallies),
                     is_charged: false,
-                    expires_at: at.0.saturating_add(millis(Some(hold.keep))),
-                    subject: hold.subject.as_deref(),
-                    body: &hold.body,
+                    expires_at: at.0.saturating_add(millis(Some(keep))),
+                    subject: subject.as_deref(),
+                    body: &body,
                 };
                 row.insert(&mut insert)?;
+                if holds.len() < REMEMBERED_MAX {
+                    holds.insert(id, Open { open, subject });
+                }
             }
             answers.push(held);
         }
@@ -111,14 +128,22 @@ struct SettleHolds {
 
 impl SettleHolds {
     /// The holds that are there.
-    fn kept(&self, connection: &Connection) -> Result<HashMap<EntryId, KeptHold>, Failure> {
-        let mut kept = HashMap::with_capacity(self.settlements.len());
+    fn open(
+        &self,
+        connection: &Connection,
+        remembered: &mut HashMap<EntryId, Open>,
+    ) -> Result<HashMap<EntryId, Open>, Failure> {
+        let mut found = HashMap::with_capacity(self.settlements.len());
         for Settlement { id, .. } in &self.settlements {
-            if let Some(hold) = hold(connection, *id)? {
-                kept.insert(*id, hold);
+            if let Some(open) = remembered.remove(id) {
+                found.insert(*id, open);
+            } else if !found.contains_key(id)
+                && let Some(KeptHold { open, subject, .. }) = hold(connection, *id)?
+            {
+                found.insert(*id, Open { open, subject });
             }
         }
-        Ok(kept)
+        Ok(found)
     }
 }
 
@@ -131,24 +156,22 @@ impl Write for SettleHolds {
     }
 
     fn write(self, connection: &Connection, at: Timestamp) -> Result<Vec<Settled>, Failure> {
-        let mut kept = self.kept(connection)?;
-        let books = &mut *self.remembered.books();
-        load(connection, books, kept.values().flat_map(|kept| kept.open.accounts()))?;
-        let settled = self.settlements.iter().filter(|one| kept.contains_key(&one.id));
+        let Memory { books, holds } = &mut *self.remembered.memory();
+        let mut found = self.open(connection, holds)?;
+        load(connection, books, found.values().flat_map(|found| found.open.accounts()))?;
+        let settled = self.settlements.iter().filter(|one| found.contains_key(&one.id));
         load(connection, books, settled.flat_map(|one| one.tallies.iter().flatten()))?;
         let mut delete = connection.prepare_cached("DELETE FROM hold WHERE id = ?1")?;
         let mut insert = connection.prepare_cached(INSERT_ENTRY)?;
         let mut answers = Vec::with_capacity(self.settlements.len());
         for settlement in self.settlements {
-            let Some(KeptHold { open, subject, body, .. }) = kept.remove(&settlement.id) else {
+            let Some(Open { open, subject }) = found.remove(&settlement.id) else {
                 answers.push(Settled::Unknown);
                 continue;
             };
             books.settle(&open, &settlement);
             delete.execute([settlement.id.as_bytes()])?;
-            if let Some(entry) =
-                books::entry_of(settlement, open.is_charged, (subject, body.into()), at)
-            {
+            if let Some(entry) = books::entry_of(settlement, open.is_charged, subject, at) {
                 insert_entry(&mut insert, &entry)?;
             }
             answers.push(if open.is_charged { Settled::Corrected } else { Settled::Charged });
@@ -205,9 +228,10 @@ impl Write for Expire {
     type Answer = Vec<Entry>;
 
     fn write(self, connection: &Connection, at: Timestamp) -> Result<Vec<Entry>, Failure> {
-        let books = &mut *self.remembered.books();
+        let Memory { books, holds } = &mut *self.remembered.memory();
         let mut over = Vec::with_capacity(self.charge.len());
         for id in &self.charge {
+            holds.remove(id);
             // It may have been settled meanwhile.
             let Some(kept) = hold(connection, *id)?.filter(|kept| !kept.open.is_charged) else {
                 continue;
