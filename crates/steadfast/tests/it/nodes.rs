@@ -92,7 +92,7 @@ fn a_database_that_cannot_be_used_is_refused_without_its_password() {
 #[test]
 fn who_asks_while_the_database_is_away_is_told_so_soon_and_the_node_goes_on_by_itself() {
     let Some(database) = Database::start() else { return };
-    let proxy = Proxy::to(database.port());
+    let proxy = Proxy::to(database.port);
     let (_temporary, folder) = lay_out();
     let mut node = node(&folder, &database.url_at(proxy.port()));
     let url = format!("http://{}", node.address);
