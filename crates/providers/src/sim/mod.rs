@@ -10,8 +10,9 @@
 //!
 //! `POST /v1/chat/completions`, `POST /v1/responses` and `POST /v1/messages`, plain and streaming;
 //! `POST /v1/messages/count_tokens`, which counts what the script's step says; `POST /v1/embeddings`, with
-//! vectors that are near for texts that share words; `GET /v1/models` and `GET /v1/models/NAME`; `GET /sim` (status), `GET /sim/requests` (the records), `POST /sim/faults` (a JSON list of faults
-//! that replaces the one in place).
+//! vectors that are near for texts that share words; `GET /v1/models` and `GET /v1/models/NAME`;
+//! `GET /sim` (status), `GET /sim/requests` (the records), `POST /sim/faults` (a JSON list of faults that
+//! replaces the one in place).
 //!
 //! # Scripts
 //!
