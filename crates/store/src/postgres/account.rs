@@ -32,6 +32,31 @@ macro_rules! entry_columns {
 }
 pub(super) use entry_columns;
 
+pub(super) const BALANCES: &str = concat!(
+    "SELECT ",
+    balance_columns!(),
+    " FROM account JOIN unnest($1::text[], $2::bigint[]) AS named (name, since) \
+     ON account.name = named.name AND account.since = named.since"
+);
+pub(super) const ACCOUNTS: &str = concat!(
+    "SELECT ",
+    balance_columns!(),
+    " FROM account WHERE name >= $1 AND starts_with(name, $1) \
+     AND at > 0 AND ($2::bigint IS NULL OR since >= $2) \
+     AND ($3::text IS NULL OR (name, since) > ($3, $4)) ORDER BY name, since LIMIT $5"
+);
+pub(super) const ENTRIES: &str = concat!(
+    "SELECT ",
+    entry_columns!(),
+    " FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"
+);
+pub(super) const ENTRIES_OF: &str = concat!(
+    "SELECT ",
+    entry_columns!(),
+    " FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) \
+     AND subject = $4 ORDER BY id DESC LIMIT $3"
+);
+
 /// What the holds that have not been charged make together on each account, as a subquery with a name.
 macro_rules! sums {
     () => {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use super::account::{
-    KeptHold, balance_columns, balance_of, entry_columns, entry_id, entry_of, hold_columns,
-    hold_of, uuid,
+    ACCOUNTS, BALANCES, ENTRIES, ENTRIES_OF, KeptHold, balance_columns, balance_of, entry_id,
+    entry_of, hold_columns, hold_of, uuid,
 };
 use super::link::{Failure, Link, step};
 use super::read::Reading;
@@ -81,31 +81,6 @@ const PRUNE_ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry
 const PRUNE_ACCOUNTS: &str = "DELETE FROM account WHERE (name, since) IN (SELECT name, since \
      FROM account WHERE at < $1 AND held_tokens = 0 AND held_money = 0 LIMIT $2 \
      FOR UPDATE SKIP LOCKED) RETURNING 1";
-
-pub(super) const BALANCES: &str = concat!(
-    "SELECT ",
-    balance_columns!(),
-    " FROM account JOIN unnest($1::text[], $2::bigint[]) AS named (name, since) \
-     ON account.name = named.name AND account.since = named.since"
-);
-pub(super) const ACCOUNTS: &str = concat!(
-    "SELECT ",
-    balance_columns!(),
-    " FROM account WHERE name >= $1 AND starts_with(name, $1) \
-     AND at > 0 AND ($2::bigint IS NULL OR since >= $2) \
-     AND ($3::text IS NULL OR (name, since) > ($3, $4)) ORDER BY name, since LIMIT $5"
-);
-pub(super) const ENTRIES: &str = concat!(
-    "SELECT ",
-    entry_columns!(),
-    " FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"
-);
-pub(super) const ENTRIES_OF: &str = concat!(
-    "SELECT ",
-    entry_columns!(),
-    " FROM entry WHERE id >= $1 AND ($2::uuid IS NULL OR id < $2) \
-     AND subject = $4 ORDER BY id DESC LIMIT $3"
-);
 
 /// Accounts, a column each.
 fn columns<'a>(accounts: impl IntoIterator<Item = &'a Account>) -> (Vec<&'a str>, Vec<i64>) {

@@ -4,7 +4,7 @@
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
 //! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
 //! `flag`, `ledger`, `prune`. `read` is what the others read, `account` what rows of the ledger are, `archive` and
-//! `restore` give everything out and take everything in, `notify` how nodes wake each other, `clock` what the
+//! `restore` give everything out and take everything in (by `tables`), `notify` how nodes wake each other, `clock` what the
 //! database's clock says.
 
 mod account;
@@ -26,6 +26,7 @@ mod prune;
 mod read;
 mod restore;
 mod schema;
+mod tables;
 mod task;
 mod writer;
 

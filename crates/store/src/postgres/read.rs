@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::account;
 use super::address::Address;
 use super::archive::PATIENT;
-use super::ledger;
 use super::link::{EXCHANGE, Failure, Link, step};
 use super::prune::CHOOSE;
 use super::schema::{self, head_columns, now_ms};
@@ -77,10 +77,10 @@ const STATEMENTS: [&str; 17] = [
     FACTS,
     CHOOSE,
     NODES,
-    ledger::BALANCES,
-    ledger::ACCOUNTS,
-    ledger::ENTRIES,
-    ledger::ENTRIES_OF,
+    account::BALANCES,
+    account::ACCOUNTS,
+    account::ENTRIES,
+    account::ENTRIES_OF,
 ];
 
 /// How long after a lost connection the next is tried.

@@ -4,12 +4,7 @@
 //! Runs and letters get their numbers here, and the sequences go on behind them.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
-
-use async_trait::async_trait;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
 
 use super::account::{self, ADD_UP, IS_ASTRAY};
 use super::address::Address;
@@ -17,11 +12,16 @@ use super::archive::{PATIENT, told};
 use super::link::{Failure, Link, step};
 use super::read::NODES;
 use super::schema::{self, disposition_columns};
+use super::tables::{
+    ACCOUNT, BLOB, BLOB_REF, CHECKPOINT, Cell, ENTRY, EVENT, FACT, HOLD, LETTER, OPERATION, RUN,
+    RUN_TEXT, copy, row,
+};
 use super::{create, keys};
 use crate::archive::NO_ACCOUNT;
 use crate::books::to_column;
 use crate::rules::misuse;
 use crate::{Disposition, EntryKind, KeyName, Record, Restore, RunId, RunRecord, StoreError};
+use async_trait::async_trait;
 
 /// Whoever writes to a store writes to one of these first.
 const LOCK: &str =
@@ -46,15 +46,6 @@ const GO_ON: &str = "SELECT setval(pg_get_serial_sequence('run', 'run'), $1), \
 
 const STATEMENTS: [&str; 9] =
     [IS_EMPTY, TIDY, NODES, FIND, TAKEN, IS_BROKEN, IS_ASTRAY, ADD_UP, GO_ON];
-
-type Cell<'a> = Box<dyn ToSql + Sync + Send + 'a>;
-
-/// A row, of whatever can be stored.
-macro_rules! row {
-    ($($value:expr),* $(,)?) => {
-        vec![$(Box::new($value) as Cell<'_>),*]
-    };
-}
 
 /// Runs whose numbers are remembered; the records of one run mostly follow one another.
 const KNOWN_MAX: usize = 4096;
@@ -218,7 +209,7 @@ impl Filling {
             self.known.insert(record.id, self.last_run);
         }
         copy(&self.link, &RUN, cards).await?;
-        copy(&self.link, &RUN_TEXT, texts).await
+        Ok(copy(&self.link, &RUN_TEXT, texts).await?)
     }
 
     /// Refuses runs whose ids or keys others have, in the store or among themselves.
@@ -265,7 +256,7 @@ impl Filling {
                 _ => continue,
             });
         }
-        copy(&self.link, table, rows).await
+        Ok(copy(&self.link, table, rows).await?)
     }
 
     async fn take_letters(&mut self, group: &[Record]) -> Result<(), Problem> {
@@ -277,7 +268,7 @@ impl Filling {
                 rows.push(row![*number, run, &**id, &**kind, &**body, at.0, false]);
             }
         }
-        copy(&self.link, &LETTER, rows).await
+        Ok(copy(&self.link, &LETTER, rows).await?)
     }
 
     async fn take_letters_taken(&mut self, group: &[Record]) -> Result<(), Problem> {
@@ -289,7 +280,7 @@ impl Filling {
                 rows.push(row![self.last_letter, run, &**id, "", &b""[..], 0_i64, true]);
             }
         }
-        copy(&self.link, &LETTER, rows).await
+        Ok(copy(&self.link, &LETTER, rows).await?)
     }
 
     /// Takes in what belongs to no run.
@@ -325,7 +316,7 @@ impl Filling {
                 _ => continue,
             });
         }
-        copy(&self.link, table, rows).await
+        Ok(copy(&self.link, table, rows).await?)
     }
 
     async fn take_ledger(&self, group: &[Record]) -> Result<(), Problem> {
@@ -377,7 +368,7 @@ impl Filling {
                 _ => continue,
             });
         }
-        copy(&self.link, table, rows).await
+        Ok(copy(&self.link, table, rows).await?)
     }
 
     async fn finish(self) -> Result<(), Problem> {
@@ -447,123 +438,4 @@ fn card(number: i64, run: &RunRecord, key_hash: Option<Vec<u8>>) -> Vec<Cell<'_>
         run.problem.as_deref(),
         &*run.summary,
     ]
-}
-
-/// A table, and what is copied into it.
-struct Table {
-    sql: &'static str,
-    types: &'static [Type],
-}
-
-static RUN: Table = Table {
-    sql: "COPY run (run, id, tenant, agent, key, key_hash, state, disposition, wake_at, rank, \
-          priority, epoch, head_seq, created_at, updated_at, session, tags, parent, problem, \
-          summary) FROM STDIN BINARY",
-    types: &[
-        Type::INT8,
-        Type::UUID,
-        Type::TEXT,
-        Type::TEXT,
-        Type::TEXT,
-        Type::BYTEA,
-        Type::TEXT,
-        Type::INT2,
-        Type::INT8,
-        Type::INT8,
-        Type::INT4,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::TEXT,
-        Type::TEXT_ARRAY,
-        Type::UUID,
-        Type::TEXT,
-        Type::BYTEA,
-    ],
-};
-static RUN_TEXT: Table =
-    Table { sql: "COPY run_text (run, text) FROM STDIN BINARY", types: &[Type::INT8, Type::TEXT] };
-static EVENT: Table = Table {
-    sql: "COPY event (run, seq, at, kind, version, body) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::INT8, Type::TEXT, Type::INT4, Type::BYTEA],
-};
-static CHECKPOINT: Table = Table {
-    sql: "COPY checkpoint (run, seq, at, body) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::INT8, Type::BYTEA],
-};
-static BLOB: Table =
-    Table { sql: "COPY blob (hash, body) FROM STDIN BINARY", types: &[Type::BYTEA, Type::BYTEA] };
-static BLOB_REF: Table =
-    Table { sql: "COPY blob_ref (run, hash) FROM STDIN BINARY", types: &[Type::INT8, Type::BYTEA] };
-static LETTER: Table = Table {
-    sql: "COPY letter (number, run, id, kind, body, at, taken) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::TEXT, Type::TEXT, Type::BYTEA, Type::INT8, Type::BOOL],
-};
-static FACT: Table = Table {
-    sql: "COPY fact (scope, key, value, version, at, expires_at) FROM STDIN BINARY",
-    types: &[Type::TEXT, Type::TEXT, Type::BYTEA, Type::INT8, Type::INT8, Type::INT8],
-};
-static OPERATION: Table = Table {
-    sql: "COPY operation (name, scope, key, digest, owner, node, since, answer, settled_at, \
-          expires_at) FROM STDIN BINARY",
-    types: &[
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::TEXT,
-        Type::INT8,
-        Type::BYTEA,
-        Type::INT8,
-        Type::INT8,
-    ],
-};
-
-static ACCOUNT: Table = Table {
-    sql: "COPY account (name, since, spent_tokens, spent_money, held_tokens, held_money, entries, \
-          at) FROM STDIN BINARY",
-    types: &[
-        Type::TEXT,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-    ],
-};
-static HOLD: Table = Table {
-    sql: "COPY hold (id, tokens, money, limited, tallies, charged, expires_at, subject, body) \
-          FROM STDIN BINARY",
-    types: &[
-        Type::UUID,
-        Type::INT8,
-        Type::INT8,
-        Type::TEXT,
-        Type::TEXT,
-        Type::BOOL,
-        Type::INT8,
-        Type::TEXT,
-        Type::BYTEA,
-    ],
-};
-static ENTRY: Table = Table {
-    sql: "COPY entry (id, at, expired, subject, tokens, money, body) FROM STDIN BINARY",
-    types: &[Type::UUID, Type::INT8, Type::BOOL, Type::TEXT, Type::INT8, Type::INT8, Type::BYTEA],
-};
-
-async fn copy(link: &Link, table: &Table, rows: Vec<Vec<Cell<'_>>>) -> Result<(), Problem> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let sink = link.client().copy_in(table.sql).await?;
-    let mut writer = pin!(BinaryCopyInWriter::new(sink, table.types));
-    for row in rows {
-        writer.as_mut().write_raw(row).await?;
-    }
-    writer.finish().await?;
-    Ok(())
 }
