@@ -197,28 +197,33 @@ async fn settle_all(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while gather(&mut requests, &stop, &mut batch).await > 0 {
-        loop {
-            match store.settle(batch.clone()).await {
-                Ok(settled) => {
-                    tell(&batch, &settled);
-                    break;
-                }
-                Err(StoreError::Unavailable { problem, .. }) if store.writable().is_ok() => {
-                    warn!(problem, waiting = batch.len(), "the ledger cannot settle now");
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(failure) => {
-                    let (count, failure) = (batch.len(), chain(&failure));
-                    error!(
-                        count,
-                        error = failure,
-                        "not settled: charged in full when their time is over"
-                    );
-                    break;
+        if settle(&*store, &batch).await.is_err() {
+            // One of them may be at fault, and the others need not pay for it.
+            for one in &batch {
+                if let Err(failure) = settle(&*store, std::slice::from_ref(one)).await {
+                    let (id, failure) = (one.id, chain(&failure));
+                    error!(%id, error = failure, "a call is not settled: charged in full when its time is over");
                 }
             }
         }
         batch.clear();
+    }
+}
+
+/// Settles, however long the store is away.
+async fn settle(store: &dyn Store, batch: &[Settlement]) -> Result<(), StoreError> {
+    loop {
+        match store.settle(batch.to_vec()).await {
+            Ok(settled) => {
+                tell(batch, &settled);
+                return Ok(());
+            }
+            Err(StoreError::Unavailable { problem, .. }) if store.writable().is_ok() => {
+                warn!(problem, waiting = batch.len(), "the ledger cannot settle now");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(failure) => return Err(failure),
+        }
     }
 }
 
