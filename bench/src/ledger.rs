@@ -148,7 +148,13 @@ async fn calls(store: &Arc<dyn Store>, callers: usize) -> anyhow::Result<Vec<Dur
                 times.push(began.elapsed());
                 anyhow::ensure!(matches!(granted, Held::Granted(_)), "there is room for all");
                 let body = bytes::Bytes::from_static(&BODY);
-                let used = Settlement { id, amounts: AMOUNTS, tallies: None, body: Some(body) };
+                let used = Settlement {
+                    id,
+                    amounts: AMOUNTS,
+                    tallies: None,
+                    body: Some(body),
+                    unheld: None,
+                };
                 let (reply, answer) = oneshot::channel();
                 settlements.send((used, reply)).await?;
                 anyhow::ensure!(answer.await? == Settled::Charged, "it was held");

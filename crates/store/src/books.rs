@@ -21,12 +21,7 @@ pub(crate) fn check_holds(holds: &[Hold]) -> Result<(), StoreError> {
             return Err(misuse("a hold names more accounts than the store takes (64)"));
         }
         check_amounts(hold.amounts, hold.body.len())?;
-        match &hold.subject {
-            Some(subject) if subject.is_empty() || subject.len() > ACCOUNT_BYTES_MAX => {
-                Err(misuse("the subject of an entry must have 1 to 512 bytes"))
-            }
-            _ => Ok(()),
-        }
+        check_subject(hold.subject.as_ref())
     })
 }
 
@@ -37,8 +32,18 @@ pub(crate) fn check_settlements(settlements: &[Settlement]) -> Result<(), StoreE
         if settlement.tallies.as_ref().is_some_and(|tallies| tallies.len() > HOLD_ACCOUNTS_MAX) {
             return Err(misuse("a settlement names more accounts than the store takes (64)"));
         }
+        check_subject(settlement.unheld.as_ref().and_then(|unheld| unheld.subject.as_ref()))?;
         check_amounts(settlement.amounts, settlement.body.as_ref().map_or(0, Bytes::len))
     })
+}
+
+fn check_subject(subject: Option<&String>) -> Result<(), StoreError> {
+    match subject {
+        Some(subject) if subject.is_empty() || subject.len() > ACCOUNT_BYTES_MAX => {
+            Err(misuse("the subject of an entry must have 1 to 512 bytes"))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn check_accounts<'a>(
@@ -90,6 +95,11 @@ impl OpenHold {
         Self { amounts, limited, tallies, is_charged: false }
     }
 
+    /// What is settled without having been held.
+    pub(crate) fn nothing() -> Self {
+        Self::new(Amounts::default(), Vec::new(), Vec::new())
+    }
+
     /// Every account that its end is about; one may come twice.
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> + Clone {
         self.limited.iter().chain(&self.tallies)
@@ -125,7 +135,7 @@ pub(crate) fn entry_of(
     subject: Option<String>,
     at: Timestamp,
 ) -> Option<Entry> {
-    let Settlement { id, amounts, tallies: _, body } = settlement;
+    let Settlement { id, amounts, tallies: _, body, unheld: _ } = settlement;
     let body = body.or_else(|| is_charged.then(Bytes::new))?;
     Some(Entry { id, at, kind: EntryKind::Settled, subject, amounts, body })
 }

@@ -182,6 +182,15 @@ pub struct Settlement {
     pub tallies: Option<Vec<Account>>,
     /// The record of its entry, opaque here. `None` if nothing was done after all: there is no entry then.
     pub body: Option<Bytes>,
+    /// Charges also if nothing was ever held under this name, because there is no limit to keep.
+    pub unheld: Option<Unheld>,
+}
+
+/// What is charged though nothing was held for it.
+#[derive(Clone, Debug, Default)]
+pub struct Unheld {
+    /// What its entry is found by.
+    pub subject: Option<String>,
 }
 
 /// What became of a settlement.

@@ -40,7 +40,7 @@ pub use key::{KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding};
 pub use ledger::{
     ACCOUNT_BYTES_MAX, AMOUNT_MAX, Account, AccountFilter, Amounts, Balance, ENTRY_BYTES_MAX,
     Entry, EntryFilter, EntryId, EntryKind, HOLD_ACCOUNTS_MAX, Held, Hold, LATE, Limits, Settled,
-    Settlement,
+    Settlement, Unheld,
 };
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;

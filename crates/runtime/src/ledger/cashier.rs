@@ -145,13 +145,10 @@ impl fmt::Display for Nearing {
 pub struct Reservation {
     hold: OpenHold,
     terms: Arc<Terms>,
-    payer: Payer,
-    provider: String,
-    model: String,
+    /// What is charged if nothing more is known.
+    charge: Charge,
     at_ms: i64,
     bound: Amounts,
-    bound_usage: Usage,
-    rate: Option<RateId>,
     is_free: bool,
     service: Option<String>,
     plan: Plan,
@@ -224,34 +221,39 @@ impl Cashier {
             certainty: Certainty::Estimated,
             rate: rate.clone(),
         };
-        let hold = Hold {
-            id: EntryId::generate(),
-            amounts: bound,
-            limited: plan.limited.iter().map(limits).collect(),
-            tallies: plan.tallies.clone(),
-            keep: purchase.within.saturating_add(SETTLING),
-            subject: subject(purchase.payer),
-            body: encode(&charge),
+        let subject = subject(purchase.payer);
+        let (hold, nearing) = if plan.limited.is_empty() {
+            // There is nothing that it could exceed.
+            (self.teller.unheld(subject).await?, Vec::new())
+        } else {
+            let hold = Hold {
+                id: EntryId::generate(),
+                amounts: bound,
+                limited: plan.limited.iter().map(limits).collect(),
+                tallies: plan.tallies.clone(),
+                keep: purchase.within.saturating_add(SETTLING),
+                subject,
+                body: encode(&charge),
+            };
+            match self.teller.hold(hold).await? {
+                Taken::Granted(hold, balances) => (hold, nearing(&terms, &plan, &balances, bound)),
+                Taken::Refused { place, balance } => {
+                    return Err(refusal(&plan, place, &balance, bound));
+                }
+            }
         };
-        match self.teller.hold(hold).await? {
-            Taken::Granted(hold, balances) => Ok(Reservation {
-                hold,
-                nearing: nearing(&terms, &plan, &balances, bound),
-                cap: (is_limited && purchase.output_max.is_none()).then_some(cap),
-                payer: charge.payer,
-                provider: charge.provider,
-                model: charge.model,
-                at_ms: at.0,
-                bound,
-                bound_usage,
-                rate,
-                is_free: purchase.simulated,
-                service: purchase.service.map(str::to_owned),
-                plan,
-                terms,
-            }),
-            Taken::Refused { place, balance } => Err(refusal(&plan, place, &balance, bound)),
-        }
+        Ok(Reservation {
+            hold,
+            nearing,
+            cap: (is_limited && purchase.output_max.is_none()).then_some(cap),
+            bound,
+            charge,
+            at_ms: at.0,
+            is_free: purchase.simulated,
+            service: purchase.service.map(str::to_owned),
+            plan,
+            terms,
+        })
     }
 
     /// How the budgets of a payer stand at this moment.
@@ -399,16 +401,7 @@ impl Reservation {
 
     /// The call leaves now: from here on it counts in full unless more is known.
     pub fn sent(&mut self) {
-        let charge = Charge {
-            payer: self.payer.clone(),
-            provider: self.provider.clone(),
-            model: self.model.clone(),
-            usage: self.bound_usage,
-            nano_usd: self.bound.money,
-            certainty: Certainty::Estimated,
-            rate: self.rate.clone(),
-        };
-        self.hold.note(self.bound, None, encode(&charge));
+        self.hold.note(self.bound, Some(self.plan.tallies.clone()), encode(&self.charge));
     }
 
     /// Some of the answer has been seen: if the call ends here, it is charged with this.
@@ -428,14 +421,15 @@ impl Reservation {
     }
 
     fn charge(&mut self, model: Option<&str>, usage: Usage, estimated: bool) -> Money {
-        let model = model.filter(|model| !model.is_empty()).unwrap_or(&self.model).to_owned();
+        let model =
+            model.filter(|model| !model.is_empty()).unwrap_or(&self.charge.model).to_owned();
         // What the provider calls itself may be in no list; what was asked for is what was reserved.
         let prices = &self.terms.prices;
         let served = usage.service_tier.map(ServiceTier::as_str);
-        let known = prices.knows(Some(&self.provider), &model);
+        let known = prices.knows(Some(&self.charge.provider), &model);
         let cost = prices.cost(&Consumption {
-            provider: Some(&self.provider),
-            model: if known { &model } else { &self.model },
+            provider: Some(&self.charge.provider),
+            model: if known { &model } else { &self.charge.model },
             at_ms: self.at_ms,
             usage,
             audio_input: usage.input_audio.unwrap_or(0),
@@ -458,8 +452,8 @@ impl Reservation {
             warn!(tokens, reserved, model, "a call used more than was reserved for it");
         }
         let charge = Charge {
-            payer: self.payer.clone(),
-            provider: self.provider.clone(),
+            payer: self.charge.payer.clone(),
+            provider: self.charge.provider.clone(),
             model,
             usage,
             nano_usd: money,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use steadfast_store::{
-    Account, Amounts, Balance, EntryId, Held, Hold, Settled, Settlement, Store, StoreError,
+    Account, Amounts, Balance, EntryId, Held, Hold, Settled, Settlement, Store, StoreError, Unheld,
 };
 use tokio::sync::mpsc::{self, OwnedPermit, Receiver, Sender};
 use tokio::sync::oneshot;
@@ -65,8 +65,16 @@ pub(crate) struct OpenHold {
 
 impl OpenHold {
     fn new(id: EntryId, place: OwnedPermit<Settlement>) -> Self {
-        let last = Settlement { id, amounts: Amounts::default(), tallies: None, body: None };
+        let last =
+            Settlement { id, amounts: Amounts::default(), tallies: None, body: None, unheld: None };
         Self { place: Some(place), last }
+    }
+
+    /// Of a call that no limit is on: nothing is held.
+    fn unheld(place: OwnedPermit<Settlement>, subject: Option<String>) -> Self {
+        let mut open = Self::new(EntryId::generate(), place);
+        open.last.unheld = Some(Unheld { subject });
+        open
     }
 
     pub(crate) const fn id(&self) -> EntryId {
@@ -75,19 +83,23 @@ impl OpenHold {
 
     /// Says what is to be charged if nothing else is said.
     pub(crate) fn note(&mut self, amounts: Amounts, tallies: Option<Vec<Account>>, body: Bytes) {
-        self.last = Settlement { id: self.last.id, amounts, tallies, body: Some(body) };
+        self.last =
+            Settlement { id: self.last.id, amounts, tallies, body: Some(body), unheld: None };
     }
 
     /// Releases it: nothing was done under it after all.
     pub(crate) fn release(mut self) {
         let id = self.last.id;
-        self.last = Settlement { id, amounts: Amounts::default(), tallies: None, body: None };
+        self.last =
+            Settlement { id, amounts: Amounts::default(), tallies: None, body: None, unheld: None };
     }
 }
 
 impl Drop for OpenHold {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        // What was not held and not done leaves nothing to say.
+        let is_nothing = self.last.unheld.is_some() && self.last.body.is_none();
+        if let Some(place) = self.place.take().filter(|_| !is_nothing) {
             drop(place.send(self.last.clone()));
         }
     }
@@ -125,10 +137,6 @@ impl Teller {
 
     /// Holds. Once it has returned, what is held is on disk. Dropping the future releases it.
     pub(crate) async fn hold(&self, hold: Hold) -> Result<Taken, StoreError> {
-        let closed = || StoreError::Unavailable {
-            place: "the ledger".to_owned(),
-            problem: "this node is shutting down".to_owned(),
-        };
         let place = self.settlements.clone().reserve_owned().await.map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
         let request = Request { hold, place, reply };
@@ -136,10 +144,23 @@ impl Teller {
         answer.await.map_err(|_| closed())?
     }
 
+    /// A call that no limit is on: it is charged when it has ended, and a crash before leaves nothing of it.
+    pub(crate) async fn unheld(&self, subject: Option<String>) -> Result<OpenHold, StoreError> {
+        let place = self.settlements.clone().reserve_owned().await.map_err(|_| closed())?;
+        Ok(OpenHold::unheld(place, subject))
+    }
+
     /// Refuses what is new, waits until everything that is open has been settled, and writes that.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable {
+        place: "the ledger".to_owned(),
+        problem: "this node is shutting down".to_owned(),
     }
 }
 

@@ -80,7 +80,13 @@ fn account(name: &str) -> Account {
 
 fn settlement(id: EntryId, tokens: u64) -> Settlement {
     let body = Bytes::from_static(b"measured");
-    Settlement { id, amounts: Amounts { tokens, money: 1 }, tallies: None, body: Some(body) }
+    Settlement {
+        id,
+        amounts: Amounts { tokens, money: 1 },
+        tallies: None,
+        body: Some(body),
+        unheld: None,
+    }
 }
 
 /// How the accounts of [`hold`] stand, in tokens spent, tokens held and entries.

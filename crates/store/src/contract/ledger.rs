@@ -11,7 +11,7 @@ use super::{Outcome, assert_refused};
 use crate::{
     AMOUNT_MAX, Account, AccountFilter, Amounts, Balance, ENTRY_BYTES_MAX, EntryFilter, EntryId,
     EntryKind, HOLD_ACCOUNTS_MAX, Held, Hold, Limits, Settled, Settlement, Store, StoreError,
-    Timestamp,
+    Timestamp, Unheld,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -43,7 +43,7 @@ fn hold(name: &str, amount: u64, limit: u64) -> Hold {
 
 fn settlement(id: EntryId, amount: u64) -> Settlement {
     let body = Some(Bytes::from_static(b"measured"));
-    Settlement { id, amounts: both(amount, 10 * amount), tallies: None, body }
+    Settlement { id, amounts: both(amount, 10 * amount), tallies: None, body, unheld: None }
 }
 
 /// What an account has spent and holds, in tokens.
@@ -121,6 +121,25 @@ pub async fn g9_a_hold_that_nothing_was_done_under_leaves_nothing(
     let balances = store.balances(vec![account("acme"), account("model")]).await?;
     assert_eq!((balances[0].entries, balances[1].entries), (0, 0));
     assert_eq!(store.entries(EntryFilter::default()).await?, []);
+    Ok(())
+}
+
+pub async fn p10_what_no_limit_is_on_is_charged_once_without_a_hold(
+    store: Arc<dyn Store>,
+) -> Outcome {
+    let unheld = |amount| Settlement {
+        tallies: Some(vec![account("model")]),
+        unheld: Some(Unheld { subject: Some("run 1".to_owned()) }),
+        ..settlement(EntryId::generate(), amount)
+    };
+    let (one, two) = (unheld(7), unheld(5));
+    let settled = store.settle(vec![one.clone(), two, one.clone()]).await?;
+    assert_eq!(settled, [Settled::Charged, Settled::Charged, Settled::Unknown]);
+    assert_eq!(store.settle(vec![one]).await?, [Settled::Unknown]);
+    assert_eq!(standing(&*store, "model").await?, (12, 0));
+    let subject = Some("run 1".to_owned());
+    let entries = store.entries(EntryFilter { subject, ..EntryFilter::default() }).await?;
+    assert_eq!(entries.iter().map(|entry| entry.amounts.tokens).collect::<Vec<_>>(), [5, 7]);
     Ok(())
 }
 

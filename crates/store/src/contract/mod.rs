@@ -104,6 +104,7 @@ macro_rules! contract_tests {
                 g9_a_hold_is_on_all_of_its_accounts_or_on_none
                 g9_holding_and_settling_again_changes_nothing
                 g9_a_hold_that_nothing_was_done_under_leaves_nothing
+                p10_what_no_limit_is_on_is_charged_once_without_a_hold
                 g9_more_than_was_held_is_charged_all_the_same
                 g9_what_is_not_settled_in_time_is_charged_in_full
                 p10_tallies_are_charged_without_a_limit

@@ -106,9 +106,15 @@ impl Accounts {
     }
 
     fn settle(&mut self, settlement: Settlement, now: Timestamp) -> Settled {
-        let Some(kept) = self.holds.remove(&settlement.id) else { return Settled::Unknown };
-        self.books.settle(&kept.open, &settlement);
-        let (is_charged, subject) = (kept.open.is_charged, kept.entry.subject);
+        let (open, subject) = match (self.holds.remove(&settlement.id), &settlement.unheld) {
+            (Some(kept), _) => (kept.open, kept.entry.subject),
+            (None, Some(unheld)) if !self.entries.contains_key(&settlement.id) => {
+                (OpenHold::nothing(), unheld.subject.clone())
+            }
+            (None, _) => return Settled::Unknown,
+        };
+        self.books.settle(&open, &settlement);
+        let is_charged = open.is_charged;
         if let Some(entry) = books::entry_of(settlement, is_charged, subject, now) {
             self.entries.insert(entry.id, entry);
         }

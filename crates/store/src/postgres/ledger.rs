@@ -19,7 +19,7 @@ use super::overdue::{Expire, Prune};
 use super::read::Reading;
 use super::schema::{self, now_ms, stored};
 use super::task::{Write, Written};
-use crate::books::{self, Books, to_column};
+use crate::books::{self, Books, OpenHold, to_column};
 use crate::clock::millis;
 use crate::{
     Account, AccountFilter, Balance, Entry, EntryFilter, EntryId, EntryKind, Held, Hold, Ledger,
@@ -47,6 +47,7 @@ pub(super) const SAVE: &str = "UPDATE account SET spent_tokens = new.spent_token
      WHERE account.name = new.name AND account.since = new.since";
 const KNOWN: &str = "SELECT id FROM hold WHERE id = ANY($1::uuid[]) \
      UNION ALL SELECT id FROM entry WHERE id = ANY($1::uuid[])";
+const ENTERED: &str = "SELECT id FROM entry WHERE id = ANY($1::uuid[])";
 const INSERT_HOLDS: &str = "INSERT INTO hold (id, tokens, money, limited, tallies, charged, \
      expires_at, subject, body) SELECT id, tokens, money, limited, tallies, false, expires_at, \
      subject, body FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], \
@@ -251,7 +252,7 @@ impl Write for SettleHolds {
     type Answer = Vec<Settled>;
 
     const STATEMENTS: &'static [&'static str] =
-        &[LOCK_HOLDS, NOW, OPEN, LOCK, DROP_HOLDS, INSERT_ENTRIES, SAVE];
+        &[LOCK_HOLDS, ENTERED, NOW, OPEN, LOCK, DROP_HOLDS, INSERT_ENTRIES, SAVE];
     const REPEATABLE: bool = true;
 
     fn size_bytes(&self) -> usize {
@@ -264,9 +265,22 @@ impl Write for SettleHolds {
     async fn write(batch: &[&Self], link: &Link) -> Result<Written<Vec<Settled>>, Failure> {
         let settlements = || batch.iter().flat_map(|write| &write.0);
         let ids: Vec<Uuid> = settlements().map(|settlement| uuid(settlement.id)).collect();
-        let [rows, now] = link.begin([step(LOCK_HOLDS, &[&ids]), step(NOW, &[])]).await?;
+        let unheld = || settlements().filter(|settlement| settlement.unheld.is_some());
+        let unheld_ids: Vec<Uuid> = unheld().map(|settlement| uuid(settlement.id)).collect();
+        let [rows, entered, now] = link
+            .begin([step(LOCK_HOLDS, &[&ids]), step(ENTERED, &[&unheld_ids]), step(NOW, &[])])
+            .await?;
         let now = schema::time(&now)?;
         let mut kept = rows.iter().map(hold_of).collect::<Result<BTreeMap<_, _>, _>>()?;
+        let entered =
+            entered.iter().map(|row| entry_id(row, 0)).collect::<Result<BTreeSet<_>, _>>()?;
+        for Settlement { id, unheld, .. } in unheld() {
+            if !entered.contains(id) {
+                let subject = unheld.as_ref().and_then(|unheld| unheld.subject.clone());
+                let nothing = KeptHold { open: OpenHold::nothing(), subject, body: Vec::new() };
+                kept.entry(*id).or_insert(nothing);
+            }
+        }
         let accounts = kept.values().flat_map(|kept| kept.open.accounts());
         let known = settlements().filter(|settlement| kept.contains_key(&settlement.id));
         let accounts = accounts.chain(known.flat_map(|known| known.tallies.iter().flatten()));

@@ -121,6 +121,11 @@ fn hold(connection: &Connection, id: EntryId) -> Result<Option<KeptHold>, Failur
     rows.next()?.map(hold_of).transpose()
 }
 
+fn is_entered(connection: &Connection, id: EntryId) -> Result<bool, Failure> {
+    let mut select = connection.prepare_cached("SELECT 1 FROM entry WHERE id = ?1")?;
+    Ok(select.exists([id.as_bytes()])?)
+}
+
 struct SettleHolds {
     settlements: Vec<Settlement>,
     remembered: Arc<Remembered>,
@@ -134,13 +139,17 @@ impl SettleHolds {
         remembered: &mut HashMap<EntryId, Open>,
     ) -> Result<HashMap<EntryId, Open>, Failure> {
         let mut found = HashMap::with_capacity(self.settlements.len());
-        for Settlement { id, .. } in &self.settlements {
+        for Settlement { id, unheld, .. } in &self.settlements {
             if let Some(open) = remembered.remove(id) {
                 found.insert(*id, open);
-            } else if !found.contains_key(id)
-                && let Some(KeptHold { open, subject, .. }) = hold(connection, *id)?
-            {
+            } else if found.contains_key(id) {
+            } else if let Some(KeptHold { open, subject, .. }) = hold(connection, *id)? {
                 found.insert(*id, Open { open, subject });
+            } else if let Some(unheld) = unheld
+                && !is_entered(connection, *id)?
+            {
+                let subject = unheld.subject.clone();
+                found.insert(*id, Open { open: OpenHold::nothing(), subject });
             }
         }
         Ok(found)

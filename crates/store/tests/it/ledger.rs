@@ -37,7 +37,7 @@ fn hold(accounts: &[&str], keep: Duration) -> Hold {
 
 fn settlement(id: EntryId) -> Settlement {
     let (amounts, body) = (Amounts { tokens: EACH, money: 1 }, Bytes::from_static(b"measured"));
-    Settlement { id, amounts, tallies: None, body: Some(body) }
+    Settlement { id, amounts, tallies: None, body: Some(body), unheld: None }
 }
 
 const HOUR: Duration = Duration::from_hours(1);

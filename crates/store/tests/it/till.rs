@@ -83,7 +83,7 @@ async fn hold_and_settle(store: &SqliteStore, teller: u8, number: u64) {
         say(&format!("event {teller} {}", 2 * number - 1));
         let (id, amounts) = (id(teller, number), used(teller, number));
         let body = body("measured", teller, number);
-        let settlement = Settlement { id, amounts, tallies: None, body: Some(body) };
+        let settlement = Settlement { id, amounts, tallies: None, body: Some(body), unheld: None };
         assert_eq!(store.settle(vec![settlement]).await.unwrap(), [Settled::Charged]);
     }
     say(&format!("event {teller} {}", 2 * number));
