@@ -18,6 +18,18 @@ pub enum Effect {
     Once,
 }
 
+impl Effect {
+    /// As one stable word, which is also how it is configured.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Idempotent => "idempotent",
+            Self::Once => "once",
+        }
+    }
+}
+
 /// Who goes first when not everybody can, and who is refused first when the queue fills (SCOPE R2).
 /// A higher one always goes first; the longest wait that the policy allows bounds what that costs.
 ///
@@ -63,6 +75,17 @@ pub enum Priority {
 impl Priority {
     /// Every priority, lowest first.
     pub const ALL: [Self; 4] = [Self::Speculative, Self::Batch, Self::Interactive, Self::Critical];
+
+    /// As one stable word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Speculative => "speculative",
+            Self::Batch => "batch",
+            Self::Interactive => "interactive",
+            Self::Critical => "critical",
+        }
+    }
 
     /// The place in [`Priority::ALL`].
     pub(crate) const fn index(self) -> usize {

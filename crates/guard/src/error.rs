@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::explain::counted;
+
 /// What kind of thing went wrong, whatever the wire said. Providers map their errors to it; retry,
 /// breaker and recovery policies are written in its terms (SCOPE R6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -215,7 +217,7 @@ pub enum Rejection {
         retry_after: Duration,
     },
     /// All permits are in use and the queue is full.
-    #[error("{in_flight} calls in flight and {queued} waiting: the queue is full")]
+    #[error("{} in flight and {queued} waiting: the queue is full", counted(*in_flight as u64, "call"))]
     QueueFull {
         /// Calls in flight at that moment.
         in_flight: usize,
@@ -225,7 +227,7 @@ pub enum Rejection {
         retry_after: Duration,
     },
     /// The queue fills, and higher priorities need the places.
-    #[error("{queued} calls are waiting, and the places left are for higher priorities")]
+    #[error("the queue holds {}, and the places left are for higher priorities", counted(*queued as u64, "call"))]
     Shed {
         /// Calls waiting at that moment.
         queued: usize,
@@ -302,7 +304,7 @@ pub enum CallError<E> {
         outcome_unknown: bool,
     },
     /// The dependency failed, and the policy allows no further attempt.
-    #[error("`{dependency}` failed after {attempts} attempt(s)")]
+    #[error("`{dependency}` failed after {}", counted((*attempts).into(), "attempt"))]
     Failed {
         /// The guard's name.
         dependency: std::sync::Arc<str>,
@@ -326,8 +328,8 @@ pub enum CallError<E> {
     },
     /// A drill: the policy's `chaos` made the last attempt fail, and allows no further one.
     #[error(
-        "`{dependency}` failed after {attempts} attempt(s): a fault of class `{}` was injected by \
-         its policy's `chaos`", class.as_str()
+        "`{dependency}` failed after {}: a fault of class `{}` was injected by its policy's `chaos`",
+        counted((*attempts).into(), "attempt"), class.as_str()
     )]
     Injected {
         /// The guard's name.

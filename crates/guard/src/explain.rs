@@ -88,6 +88,13 @@ pub(crate) fn whole(level: f64) -> i64 {
     level.floor() as i64
 }
 
+/// A number with its noun, as people say it: `1 call`, `2 calls`.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// One line: the state, and why a call would wait or be refused now.
 pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
     let GuardSnapshot { name, in_flight, concurrency, queued, queue, .. } = snapshot;
@@ -126,8 +133,9 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
     };
     let health = match snapshot.breaker {
         BreakerState::Closed if snapshot.consecutive_failures > 0 => format!(
-            "; {} failure(s) in a row, {} open the breaker",
-            snapshot.consecutive_failures, snapshot.failures_to_open
+            "; {} in a row, and the breaker opens at {}",
+            counted(snapshot.consecutive_failures.into(), "failure"),
+            snapshot.failures_to_open
         ),
         BreakerState::ForcedClosed => "; the breaker is forced closed".to_owned(),
         BreakerState::MetricsOnly if snapshot.would_refuse => {
@@ -139,7 +147,10 @@ pub(crate) fn explain(snapshot: &GuardSnapshot) -> String {
     let GuardSnapshot { window_calls, window_failures, .. } = snapshot;
     let window = match window_failures {
         0 => String::new(),
-        _ => format!("; {window_failures} of the last {window_calls} calls failed"),
+        _ => format!(
+            "; {window_failures} of the last {} failed",
+            counted((*window_calls).into(), "call")
+        ),
     };
     let drill = if snapshot.drill { "; FAULTS ARE INJECTED (chaos)" } else { "" };
     let retrying = match snapshot.retrying {

@@ -49,7 +49,7 @@ pub use expense::{
     CheckPassed, CheckRefused, ExpenseError, OnCheckError, OverBudget, PreCheck, PreCheckPolicy,
     Reservation,
 };
-pub use explain::GuardSnapshot;
+pub use explain::{GuardSnapshot, counted};
 pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};
 pub use histogram::Latency;
 pub use policy::{

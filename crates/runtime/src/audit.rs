@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use steadfast_guard::counted;
 use steadfast_store::{Checkpoint, Disposition, RunHead, RunId, Store, StoreError, StoredEvent};
 
 use crate::call::chain;
@@ -60,7 +61,7 @@ impl Audit<'_> {
             for stored in page {
                 if let Err(problem) = self.event(id, &stored).await? {
                     let seq = stored.seq;
-                    self.flaws.push(format!("event {seq}: {problem}; restore a backup"));
+                    self.flaws.push(remedied(&format!("event {seq}: {problem}")));
                     return Ok(false);
                 }
                 if let Some(checkpoint) = self.checkpoints.remove(&stored.seq) {
@@ -107,9 +108,16 @@ impl Audit<'_> {
             }
             (Err(problem), _) => problem,
         };
-        self.flaws.push(format!("checkpoint {seq}: {problem}; restore a backup"));
+        self.flaws.push(remedied(&format!("checkpoint {seq}: {problem}")));
         Ok(())
     }
+}
+
+/// A flaw with what to do about it, said once: many errors of a store say it themselves.
+#[must_use]
+pub fn remedied(flaw: &str) -> String {
+    let says = ["restore a backup", "from a backup"].iter().any(|words| flaw.contains(words));
+    if says { flaw.to_owned() } else { format!("{flaw}; restore a backup") }
 }
 
 /// Tells a value that cannot be read from a medium that fails.
@@ -130,15 +138,26 @@ fn alike(one: &Run, other: &Run) -> bool {
 
 fn card_flaw(run: &Run, head: &RunHead) -> Option<String> {
     let problem = if head.head_seq != run.seq {
-        format!("its card says {} events, and its log has {}", head.head_seq, run.seq)
+        let told = counted(head.head_seq, "event");
+        format!("its card says {told}, and its log has {}", run.seq)
     } else if head.state != run.status.as_str() {
         format!("its card says `{}`, and its log `{}`", head.state, run.status)
     } else if (head.disposition == Disposition::Ended) != run.status.is_over() {
-        format!("its card says {:?}, and its log `{}`", head.disposition, run.status)
+        let over = if head.disposition == Disposition::Ended { "is over" } else { "is not over" };
+        format!("its card says that it {over}, and its log that it is {}", run.status)
     } else {
         return None;
     };
-    Some(format!("{problem}; restore a backup"))
+    Some(remedied(&problem))
+}
+
+/// A run as resuming it would find it: folded from the newest checkpoint that can be read, and the events
+/// after it. Nothing is written.
+///
+/// # Errors
+/// The store failed, there is no such run, or its log is damaged.
+pub async fn folded(store: &dyn Store, run: RunId) -> Result<Run, RuntimeError> {
+    Ok(fold(store, run).await?.run)
 }
 
 /// Whether a run folds in two stores to the same, as resuming it would; what differs, if anything.
@@ -150,7 +169,7 @@ pub async fn compare(
     other: &dyn Store,
     run: RunId,
 ) -> Result<Option<&'static str>, RuntimeError> {
-    if fold(one, run).await?.run != fold(other, run).await?.run {
+    if folded(one, run).await? != folded(other, run).await? {
         return Ok(Some("its log folds to something else"));
     }
     let (one, other) = (one.head(run).await?, other.head(run).await?);

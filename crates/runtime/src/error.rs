@@ -32,12 +32,24 @@ pub enum RuntimeError {
         run: RunId,
     },
     /// The command is not possible in the run's state.
-    #[error("cannot {command} run {run}: it is {status}")]
+    #[error("cannot {command} run {run}: {}", standing(*.status))]
     WrongState {
         /// The run.
         run: RunId,
         /// The command.
         command: &'static str,
+        /// The run's state.
+        status: Status,
+    },
+    /// The run does not ask about this call.
+    #[error("run {run} does not ask about call `{call_id}`: {}", asks(.asked.as_deref(), *.status))]
+    NotAsking {
+        /// The run.
+        run: RunId,
+        /// The call that was answered.
+        call_id: String,
+        /// The call that it asks about.
+        asked: Option<String>,
         /// The run's state.
         status: Status,
     },
@@ -63,14 +75,16 @@ pub enum RuntimeError {
         /// How often it was tried.
         attempts: u32,
     },
-    /// The key was used for a run with another agent, input, session or tags.
+    /// The key was used for something else.
     #[error(
-        "this key was used before, for run {run} with another agent, input, session or tags: \
-         use another key, or submit what was submitted then"
+        "this key was used before, for run {run}, {}: use another key, or ask for the same as then",
+        other(.differs)
     )]
     KeyConflict {
         /// The run.
         run: RunId,
+        /// What differs from then, by the names of the API. Empty if the run was made in another way.
+        differs: Vec<&'static str>,
     },
     /// The configuration of the runtime cannot work.
     #[error("{}{problem}", at(.place.as_deref()))]
@@ -119,6 +133,35 @@ fn at(place: Option<&str>) -> String {
     place.map(|place| format!("`{place}`: ")).unwrap_or_default()
 }
 
+/// How a run stands, and what can be done with it.
+fn standing(status: Status) -> String {
+    let is = match status {
+        Status::Succeeded => "has succeeded",
+        Status::Failed => "has failed",
+        Status::Cancelled => "was cancelled",
+        Status::Queued => "is queued",
+        Status::Running => "is running",
+        Status::Waiting => "is waiting",
+        Status::Paused => "is paused",
+    };
+    format!("it {is}, and can be told: {}", status.commands().join(", "))
+}
+
+fn asks(asked: Option<&str>, status: Status) -> String {
+    match asked {
+        Some(call_id) => format!("it asks about call `{call_id}`"),
+        None => format!("it asks nobody about a call; {}", standing(status)),
+    }
+}
+
+fn other(differs: &[&str]) -> String {
+    match differs {
+        [] => "which was made in another way".to_owned(),
+        [one] => format!("with another `{one}`"),
+        [all @ .., last] => format!("with another `{}` and `{last}`", all.join("`, `")),
+    }
+}
+
 fn known_names(known: &[String]) -> String {
     if known.is_empty() {
         ": none is configured; add an `[agents.NAME]` section".to_owned()
@@ -153,6 +196,7 @@ impl RuntimeError {
             Self::UnknownSchedule { .. } => "unknown_schedule",
             Self::UnknownRun { .. } => "unknown_run",
             Self::WrongState { .. } => "wrong_state",
+            Self::NotAsking { .. } => "not_asking",
             Self::NotListening { .. } => "not_listening",
             Self::Contended { .. } => "contended",
             Self::KeyConflict { .. } => "key_conflict",

@@ -61,7 +61,7 @@ pub(crate) async fn queue(
     let run = match create(journal.store(), event, labels).await {
         Ok((head, _)) => head.id,
         // the same call, queued before a crash, with another time
-        Err(RuntimeError::KeyConflict { run }) => run,
+        Err(RuntimeError::KeyConflict { run, .. }) => run,
         Err(error) => return Err(error),
     };
     let reason = result.content;

@@ -53,7 +53,7 @@ mod view;
 mod watch;
 
 pub use agent::AgentSpec;
-pub use audit::{audit, compare};
+pub use audit::{audit, compare, folded, remedied};
 pub use catalog::{Catalog, CatalogBuilder};
 pub use checkpoint::CheckpointPolicy;
 pub use commands::{

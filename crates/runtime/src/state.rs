@@ -79,6 +79,19 @@ impl Status {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
+    /// What somebody may do with a run in this state, by the names of the commands. A run that waits can be
+    /// answered only if it asks.
+    #[must_use]
+    pub const fn commands(self) -> &'static [&'static str] {
+        match self {
+            Self::Queued | Self::Running => &["pause", "cancel", "rollback", "fork"],
+            Self::Waiting => &["pause", "resume", "cancel", "rollback", "fork", "answer"],
+            Self::Paused => &["resume", "cancel", "rollback", "fork"],
+            Self::Failed => &["resume", "retry", "rollback", "fork"],
+            Self::Succeeded | Self::Cancelled => &["fork"],
+        }
+    }
+
     /// The state after an event.
     ///
     /// # Errors
@@ -290,5 +303,28 @@ mod tests {
             assert_eq!(Status::parse(status.as_str()), Some(status));
         }
         assert_eq!(Status::parse("sleeping"), None);
+    }
+
+    #[test]
+    fn what_a_refusal_names_is_what_the_table_of_actions_allows() {
+        let page = include_str!("../../../docs/recovery.md");
+        let table = page.lines().skip_while(|line| !line.starts_with("| action"));
+        let rows: Vec<Vec<&str>> = table
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let mut compared = 0;
+        for (column, names) in rows[0].iter().enumerate().skip(1) {
+            for status in names.split(", ").filter_map(Status::parse) {
+                let allowed = rows[2..].iter().filter(|row| !row[column].starts_with("refused"));
+                let mut allowed: Vec<&str> = allowed.map(|row| row[0].trim_matches('`')).collect();
+                let mut told = status.commands().to_vec();
+                allowed.sort_unstable();
+                told.sort_unstable();
+                assert_eq!(told, allowed, "{status}");
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, Status::ALL.len());
     }
 }

@@ -155,7 +155,7 @@ pub struct RunRecord {
     pub state: String,
     /// What the scheduler may do with it; never [`Disposition::Held`].
     pub disposition: Disposition,
-    /// Its place in the line, while it is ready: the smallest goes first.
+    /// Its place in the line, if it is ready: the smallest goes first.
     pub rank: Option<i64>,
     /// Higher goes first.
     pub priority: i32,
@@ -183,13 +183,10 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
-    /// A run from its card: one that was held becomes ready, and has waited since its card last changed.
+    /// A run from its card: one that was held becomes ready, at the place that it had.
     pub(crate) fn new(head: RunHead, key: Option<String>, text: String, rank: Option<i64>) -> Self {
         let (disposition, rank) = match head.disposition {
-            Disposition::Held => {
-                (Disposition::Ready, Some(crate::turns::rank(head.updated_at, head.priority)))
-            }
-            Disposition::Ready => (Disposition::Ready, rank),
+            Disposition::Held | Disposition::Ready => (Disposition::Ready, rank),
             other => (other, None),
         };
         Self {

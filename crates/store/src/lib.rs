@@ -22,6 +22,7 @@ mod ids;
 mod key;
 mod mail;
 mod memory;
+mod patience;
 mod postgres;
 mod rules;
 mod sqlite;
@@ -36,6 +37,7 @@ pub use ids::{Blob, BlobHash, NodeId, RunId, Timestamp};
 pub use key::{KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding};
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;
+pub use patience::with_patience;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use turns::{AGEING, Caps};
@@ -192,13 +194,14 @@ pub trait Leases: Send + Sync {
     /// runs: it must drop them and register anew under another id.
     async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError>;
 
-    /// Gives back everything a node holds, and its lease: its running runs become ready at once.
+    /// Gives back everything a node holds, and its lease: its running runs become ready at once, at the
+    /// places in the line that they had.
     ///
     /// # Errors
     /// The medium failed.
     async fn retire(&self, node: &NodeId) -> Result<(), StoreError>;
 
-    /// Gives back one held run: it becomes ready at once. Without effect if it is not held under this
+    /// Gives back one held run: it becomes ready at once, at the place that it had. Without effect if it is not held under this
     /// epoch any more.
     ///
     /// # Errors
@@ -211,8 +214,9 @@ pub trait Leases: Send + Sync {
     ///
     /// Tenants take turns: the one with the fewest held runs goes first, of those with equally many the
     /// one that was served longest ago. Within a tenant a step of priority is worth [`AGEING`] of
-    /// waiting. A ready run has waited since its card last changed, a parked one since its wake-up time;
-    /// of two that have waited alike, the one created first goes first.
+    /// waiting. A ready run has waited since its card last changed, a parked one since its wake-up time; one
+    /// that was interrupted keeps the place that it had when it was taken, before whatever came later. Of
+    /// two that have waited alike, the one created first goes first.
     ///
     /// # Errors
     /// [`StoreError::NodeLost`] if the node holds no lease.

@@ -52,7 +52,7 @@ struct Run {
     /// The how-manieth run of the store it is: breaks ties between equally old ones.
     number: usize,
     head: RunHead,
-    /// Its place in the line, while it is ready.
+    /// Its place in the line, while it is ready or held.
     rank: i64,
     text: String,
     events: Vec<StoredEvent>,
@@ -159,20 +159,26 @@ impl Run {
     fn turn(&mut self, update: HeadUpdate, at: Timestamp) {
         if update.disposition != Disposition::Held {
             self.head.owner = None;
+            self.rank = turns::rank(at, self.head.priority);
         }
         self.head.state = update.state;
         self.head.disposition = rules::disposition(update.disposition, !self.letters.is_empty());
         self.head.problem = update.problem;
         self.head.summary = update.summary;
         self.head.updated_at = at;
-        self.rank = turns::rank(at, self.head.priority);
     }
 
-    fn make_ready(&mut self, since: Timestamp, now: Timestamp) {
+    /// It was parked, and has waited since then.
+    fn wake(&mut self, since: Timestamp, now: Timestamp) {
+        self.rank = turns::rank(since, self.head.priority);
+        self.give_back(now);
+    }
+
+    /// It is ready, at the place that it had.
+    fn give_back(&mut self, now: Timestamp) {
         self.head.disposition = Disposition::Ready;
         self.head.owner = None;
         self.head.updated_at = now;
-        self.rank = turns::rank(since, self.head.priority);
     }
 }
 

@@ -14,6 +14,8 @@
 //!
 //! # Scripts
 //!
+//! Every key with its default is in `docs/sim.md`. In short:
+//!
 //! ```toml
 //! name = "release"                    # letters, digits, `_`, `-`; at most 64
 //!
@@ -70,6 +72,8 @@ mod anthropic;
 mod conversation;
 mod fault;
 mod openai;
+#[cfg(test)]
+mod page;
 mod record;
 mod reply;
 mod script;

@@ -23,7 +23,7 @@ pub struct AgentSpec {
     pub tools: Vec<String>,
     /// Those of them without which nothing goes on: if a call has no result in time, or no result at all,
     /// the run fails and can be resumed (SCOPE R4). A call of any other tool is then skipped: the model is
-    /// told, and goes on.
+    /// told, and goes on. A tool that ran and says that it failed has given a result.
     #[serde(default)]
     pub critical_tools: Vec<String>,
     /// Model answers after which a run stops. Default 100.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use steadfast_guard::{CheckAnswer, Classify as _, ErrorClass, Fallback, FallbackAnswer, NoAnswer};
+use steadfast_guard::{
+    CheckAnswer, Classify as _, ErrorClass, Fallback, FallbackAnswer, NoAnswer, counted,
+};
 use steadfast_providers::tool::{Progress, ToolInvocation, ToolOutput};
 use steadfast_store::Timestamp;
 use tokio::time::Instant;
@@ -202,7 +204,8 @@ impl Reach<'_> {
     /// Whether the run may make one more call, and the pre-check lets this one through.
     async fn allowed(&self, catalog: &Catalog, expense: &Expense) -> Result<(), Trouble> {
         if let Some(limit) = expense.rule.calls_per_run.filter(|limit| self.made >= *limit) {
-            let text = format!("this run has made the {limit} calls that `calls_per_run` allows");
+            let most = counted(limit.into(), "call");
+            let text = format!("`calls_per_run` allows {most}, and this run has made as many");
             return Err(Trouble::ahead(ErrorClass::QuotaExhausted, text));
         }
         let Some(name) = &expense.rule.pre_check_tool else { return Ok(()) };

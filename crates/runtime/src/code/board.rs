@@ -84,6 +84,8 @@ pub(crate) struct Awaited {
 pub(crate) enum What {
     /// The time alone.
     Time,
+    /// The end of the quiet that a dependency asked for; what happened, for people.
+    Quiet(String),
     /// That something is said under this name.
     Signal(String),
     /// The end of a run that this one has started.
@@ -93,7 +95,7 @@ pub(crate) enum What {
 impl What {
     fn has_come(&self, run: &Run) -> bool {
         match self {
-            Self::Time => false,
+            Self::Time | Self::Quiet(_) => false,
             Self::Signal(name) => run.signals.contains_key(name),
             Self::Child(child) => run.children.contains_key(child),
         }
@@ -102,6 +104,7 @@ impl What {
     const fn reason(&self) -> WaitReason {
         match self {
             Self::Time => WaitReason::Timer,
+            Self::Quiet(_) => WaitReason::Cooldown,
             Self::Signal(_) => WaitReason::Signal,
             Self::Child(_) => WaitReason::Child,
         }
@@ -110,6 +113,7 @@ impl What {
     fn detail(&self) -> String {
         match self {
             Self::Time => "the code waits for a time".to_owned(),
+            Self::Quiet(told) => told.clone(),
             Self::Signal(name) => format!("the code waits for signal `{name}`"),
             Self::Child(child) => format!("the code waits for run {child}"),
         }
@@ -387,8 +391,9 @@ pub(crate) fn parked(waits: &[Awaited]) -> RunEvent {
     let wake_at = waits.iter().filter_map(|awaited| awaited.until).min();
     // What somebody has to do is told before what happens by itself.
     let told = waits.iter().max_by_key(|awaited| match awaited.what {
-        What::Signal(_) => 2,
-        What::Child(_) => 1,
+        What::Signal(_) => 3,
+        What::Child(_) => 2,
+        What::Quiet(_) => 1,
         What::Time => 0,
     });
     let reason = told.map_or(WaitReason::Timer, |awaited| awaited.what.reason());

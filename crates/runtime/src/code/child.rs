@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use steadfast_guard::{Effect, ErrorClass};
+use steadfast_guard::{Effect, ErrorClass, counted};
 use steadfast_store::{RunId, Store};
 
 use super::board::{Awaited, Board, What};
@@ -248,8 +248,9 @@ async fn start(board: &Board, order: Order<'_>, key: String) -> Result<RunId, St
         (board.must(above(shared.store.as_ref(), parent).await).await, board.policy.depth_max);
     if above > limit {
         let message = format!(
-            "{above} runs would lie above it, each started by the one before, and the limit is {limit}: \
-             does the code start itself?"
+            "it would lie below {}, each started by the one before, and the limit is {limit}: \
+             does the code start itself?",
+            counted(above as u64, "run")
         );
         return refuse(ErrorClass::InvalidRequest, message);
     }
@@ -265,7 +266,7 @@ async fn start(board: &Board, order: Order<'_>, key: String) -> Result<RunId, St
     let parent = Some(parent);
     let event = RunEvent::Submitted { agent, input, call: None, parent, session, tags: Vec::new() };
     match commands::create(shared.store.as_ref(), event, labels).await {
-        Err(RuntimeError::KeyConflict { run }) => refuse(
+        Err(RuntimeError::KeyConflict { run, .. }) => refuse(
             ErrorClass::Conflict,
             format!(
                 "run {run} was started under this name with another agent or input: give the new one another name"

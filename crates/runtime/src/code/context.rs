@@ -80,6 +80,34 @@ impl RunContext {
     }
 
     /// A step of this name, which must be the only one of the run.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::convert::Infallible;
+    /// use steadfast_runtime::code::{RunContext, StepError};
+    /// # use steadfast_runtime::{Catalog, Runtime, RuntimeOptions, SubmitRun};
+    /// # use steadfast_store::MemoryStore;
+    ///
+    /// async fn greet(run: RunContext) -> Result<String, StepError> {
+    ///     // Outside is what the closure does: a request, a file, a process.
+    ///     let name: String =
+    ///         run.step("look up").read().call(|_| async { Ok::<_, Infallible>("Ada".into()) }).await?;
+    ///     let sent = run.step("send").idempotent();
+    ///     sent.call(|call| async move { Ok::<_, Infallible>(call.key.ends_with("send")) }).await?;
+    ///     Ok(name)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let catalog = Catalog::builder().code("greet", greet).build()?;
+    /// # let store = Arc::new(MemoryStore::new());
+    /// # let runtime = Runtime::start(store, catalog, RuntimeOptions::default()).await?;
+    /// let run = runtime.submit(SubmitRun::new("greet", "null")).await?.run.id;
+    /// assert_eq!(runtime.wait(run).await?.ending.as_deref(), Some("\"Ada\""));
+    /// # runtime.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn step(&self, name: impl Into<String>) -> Step<'_> {
         Step {
             board: &self.board,
@@ -94,6 +122,31 @@ impl RunContext {
 
     /// Waits for so long from when it is first called, over crashes and restarts. While every branch of the
     /// run waits, the run is put aside and holds nothing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// use steadfast_runtime::code::{RunContext, StepError};
+    /// # use steadfast_runtime::{Catalog, Runtime, RuntimeOptions, SubmitRun};
+    /// # use steadfast_store::MemoryStore;
+    ///
+    /// async fn remind(run: RunContext) -> Result<&'static str, StepError> {
+    ///     // As well a week: no process need live that long.
+    ///     run.sleep("until then", Duration::from_millis(20)).await?;
+    ///     Ok("it is time")
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let catalog = Catalog::builder().code("remind", remind).build()?;
+    /// # let store = Arc::new(MemoryStore::new());
+    /// # let runtime = Runtime::start(store, catalog, RuntimeOptions::default()).await?;
+    /// let run = runtime.submit(SubmitRun::new("remind", "null")).await?.run.id;
+    /// assert_eq!(runtime.wait(run).await?.ending.as_deref(), Some("\"it is time\""));
+    /// # runtime.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The time cannot be written down.
@@ -173,6 +226,37 @@ impl RunContext {
     }
 
     /// Tells where the run stands (SCOPE C7). A checkpoint is taken.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::convert::Infallible;
+    /// use steadfast_runtime::code::{RunContext, StepError};
+    /// # use steadfast_runtime::{Catalog, Runtime, RuntimeOptions, SubmitRun};
+    /// # use steadfast_store::MemoryStore;
+    ///
+    /// async fn count(run: RunContext) -> Result<u64, StepError> {
+    ///     for n in 1..=3 {
+    ///         let page = run.step(format!("page {n}")).read();
+    ///         page.call(|_| async { Ok::<_, Infallible>(()) }).await?;
+    ///         run.progress(n, 3, "counting pages").await;
+    ///     }
+    ///     // Where resuming reads on from, if nothing was told of it.
+    ///     run.checkpoint().await;
+    ///     Ok(3)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let catalog = Catalog::builder().code("count", count).build()?;
+    /// # let store = Arc::new(MemoryStore::new());
+    /// # let runtime = Runtime::start(store, catalog, RuntimeOptions::default()).await?;
+    /// let run = runtime.submit(SubmitRun::new("count", "null")).await?.run.id;
+    /// let progress = runtime.wait(run).await?.progress.expect("it was told");
+    /// assert_eq!((progress.step, progress.total), (3, 3));
+    /// # runtime.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn progress(&self, step: u64, total: u64, description: impl Into<String>) {
         let progress = Progress { step, total, description: description.into() };
         let _busy = self.board.busy();

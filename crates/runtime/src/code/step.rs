@@ -8,11 +8,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass};
-use steadfast_store::{FactWrite, RunId};
+use steadfast_guard::{CallContext, CallError, Classify, Effect, ErrorClass, Rejection};
+use steadfast_store::{FactWrite, RunId, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
-use super::board::Board;
+use super::board::{Awaited, Board, What};
 use super::record::{StepFailure, StepState};
 use crate::call::chain;
 use crate::event::RunEvent;
@@ -136,6 +136,10 @@ impl Step<'_> {
 
     /// It goes through the guard of a configured dependency, with that policy's retries, breaker and limits.
     /// Without this it is tried once.
+    ///
+    /// A read or idempotent step whose dependency asks for quiet for longer than the policy waits (a
+    /// `Retry-After` beyond `max_retry_after`) is tried again after that time, with [`Step::within`] anew;
+    /// while every branch waits, the run is put aside and holds nothing.
     pub fn guarded(mut self, dependency: impl Into<String>) -> Self {
         self.dependency = Some(dependency.into());
         self
@@ -185,13 +189,10 @@ impl Step<'_> {
             }
             Some(StepState::Interrupted { .. } | StepState::Started { .. }) | None => {}
         }
-        if self.board.stands_still().await {
-            let _held = self.board.hold();
-            drop(busy);
-            return pending().await;
-        }
-        let key = self.begin(known.is_some()).await;
-        match self.attempt(&key, &mut operation).await {
+        drop(busy);
+        let ended = self.insist(known.is_some(), &mut operation).await;
+        let _busy = self.board.busy();
+        match ended {
             Ok(value) => {
                 let output =
                     serde_json::to_value(&value).map_err(|error| self.unwritable(&error))?;
@@ -206,12 +207,70 @@ impl Step<'_> {
                 self.board.append(&mut journal, finished).await;
                 Ok(value)
             }
-            Err((class, message)) => self.fail(class, message).await,
+            Err(Unmade { class, message, .. }) => self.fail(class, message).await,
+        }
+    }
+
+    /// Tries until it has ended: while its dependency asks for quiet, the branch waits.
+    async fn insist<T, E, F>(
+        &self,
+        mut was_begun: bool,
+        operation: &mut impl FnMut(StepCall) -> F,
+    ) -> Result<T, Unmade>
+    where
+        E: Classify + std::error::Error + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        loop {
+            let busy = self.board.busy();
+            if self.board.stands_still().await {
+                let _held = self.board.hold();
+                drop(busy);
+                return pending().await;
+            }
+            let key = self.begin(was_begun).await;
+            let (quiet, message) = match self.attempt(&key, operation).await {
+                // What is done once would be interrupted by being put aside, and nobody would know more.
+                Err(Unmade { quiet: Some(quiet), message, .. }) if self.effect != Effect::Once => {
+                    (quiet, message)
+                }
+                ended => return ended,
+            };
+            was_begun = true;
+            let quiet_ms = i64::try_from(quiet.as_millis()).unwrap_or(i64::MAX).max(1);
+            let until = Some(Timestamp(self.board.now().0.saturating_add(quiet_ms)));
+            let what = What::Quiet(format!("step `{}`: {message}", self.name));
+            drop(busy);
+            self.board.has_come(&Awaited { what, until }).await;
         }
     }
 
     /// Does the step once for each item, at most `limit` at once, each remembered as a step of its own, called
     /// `NAME[0]`, `NAME[1]` and so on. The results are in the items' order.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::convert::Infallible;
+    /// use steadfast_runtime::code::{RunContext, StepError};
+    /// # use steadfast_runtime::{Catalog, Runtime, RuntimeOptions, SubmitRun};
+    /// # use steadfast_store::MemoryStore;
+    ///
+    /// async fn squares(run: RunContext) -> Result<Vec<u64>, StepError> {
+    ///     let step = run.step("square").read();
+    ///     step.each(1..=4_u64, 2, |n, _| async move { Ok::<_, Infallible>(n * n) }).await
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let catalog = Catalog::builder().code("squares", squares).build()?;
+    /// # let store = Arc::new(MemoryStore::new());
+    /// # let runtime = Runtime::start(store, catalog, RuntimeOptions::default()).await?;
+    /// let run = runtime.submit(SubmitRun::new("squares", "null")).await?.run.id;
+    /// assert_eq!(runtime.wait(run).await?.ending.as_deref(), Some("[1,4,9,16]"));
+    /// # runtime.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The first one that failed, as [`Step::call`]; those under way are dropped.
@@ -263,7 +322,7 @@ impl Step<'_> {
         &self,
         key: &str,
         operation: &mut impl FnMut(StepCall) -> F,
-    ) -> Result<T, (ErrorClass, String)>
+    ) -> Result<T, Unmade>
     where
         E: Classify + std::error::Error + 'static,
         F: Future<Output = Result<T, E>>,
@@ -275,16 +334,16 @@ impl Step<'_> {
             self.board.lease.held().await;
             return match timeout_at(deadline, operation(call)).await {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err((self.class_of(error.class()), chain(&error))),
+                Ok(Err(error)) => Err(Unmade::new(self.class_of(error.class()), chain(&error))),
                 Err(_) => {
                     let class = self.class_of(ErrorClass::Timeout);
-                    Err((class, format!("it did not end within {:?}", self.timeout)))
+                    Err(Unmade::new(class, format!("it did not end within {:?}", self.timeout)))
                 }
             };
         };
         let Some(guard) = self.board.shared.catalog.guard(dependency) else {
             let message = format!("there is no dependency `{dependency}` to guard it");
-            return Err((ErrorClass::NotFound, message));
+            return Err(Unmade::new(ErrorClass::NotFound, message));
         };
         let context = CallContext::new(self.effect).with_deadline(deadline);
         let called = guard.call(context, |attempt| {
@@ -296,7 +355,10 @@ impl Step<'_> {
             }
         });
         let called: Result<_, CallError<E>> = called.await;
-        called.map(|answer| answer.value).map_err(|error| (error.class(), chain(&error)))
+        called.map(|answer| answer.value).map_err(|error| Unmade {
+            quiet: quiet(&error),
+            ..Unmade::new(error.class(), chain(&error))
+        })
     }
 
     /// A change that ended so may have taken effect.
@@ -324,6 +386,31 @@ impl Step<'_> {
     async fn append(&self, event: RunEvent) {
         let mut journal = self.board.journal.lock().await;
         self.board.append(&mut journal, event).await;
+    }
+}
+
+/// Why a step has not been done.
+struct Unmade {
+    class: ErrorClass,
+    message: String,
+    /// For how long its dependency is to be left alone, if it asked for that and took nothing in.
+    quiet: Option<Duration>,
+}
+
+impl Unmade {
+    const fn new(class: ErrorClass, message: String) -> Self {
+        Self { class, message, quiet: None }
+    }
+}
+
+/// For how long a dependency asks to be left alone, if that is longer than its policy waits.
+const fn quiet<E>(error: &CallError<E>) -> Option<Duration> {
+    match error {
+        CallError::RetryLater { retry_after, .. }
+        | CallError::Rejected { reason: Rejection::Cooldown { retry_after }, .. } => {
+            Some(*retry_after)
+        }
+        _ => None,
     }
 }
 

@@ -26,25 +26,25 @@ pub struct AnswerCall {
 
 /// Answers a run's question; `false` if it had been answered before. Once it has returned, the answer is on
 /// disk.
+///
+/// # Errors
+/// [`RuntimeError::NotAsking`] if the run asks nobody, or about another call.
 pub(crate) async fn answer(shared: &Shared, command: AnswerCall) -> Result<bool, RuntimeError> {
     let AnswerCall { run, call_id, verdict, result, by } = command;
     let folded = fold(shared.store.as_ref(), run).await?.run;
     let asked = folded.asked().zip(folded.question.as_ref());
     let Some((_, question)) = asked.filter(|(open, _)| open.call.id == call_id) else {
-        let problem = match asked {
-            Some((open, _)) => format!("run {run} asks about call `{}`", open.call.id),
-            None => format!("run {run} asks nobody about a call: it is {}", folded.status),
-        };
-        return Err(RuntimeError::InvalidInput { problem });
+        let asked = asked.map(|(open, _)| open.call.id.clone());
+        return Err(RuntimeError::NotAsking { run, call_id, asked, status: folded.status });
     };
     let id = format!("answer {} {call_id}", question.seq);
-    let word = Word::Answer { call_id, verdict, result, by };
+    let word = Word::Answer { call_id: call_id.clone(), verdict, result, by };
     match letters::send(shared, run, id, &word).await? {
         Sent::Kept => Ok(true),
         Sent::Known => Ok(false),
         Sent::Ended => {
             let status = super::status(shared, run).await?;
-            Err(RuntimeError::WrongState { run, command: "answer", status })
+            Err(RuntimeError::NotAsking { run, call_id, asked: None, status })
         }
     }
 }

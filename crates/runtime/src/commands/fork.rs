@@ -150,12 +150,20 @@ async fn check_same(
     origin: &Origin,
     at_given: bool,
 ) -> Result<(), RuntimeError> {
-    let existing = fold(store, head.id).await?.run;
-    let same = existing.origin.is_some_and(|known| {
+    let run = head.id;
+    let Some(known) = fold(store, run).await?.run.origin else {
+        return Err(RuntimeError::KeyConflict { run, differs: Vec::new() });
+    };
+    let (was, is) = (&known.changes, &origin.changes);
+    let differs = [
+        ("run", known.run != origin.run),
         // Without a place the fork was made at what was the last event then.
-        known.run == origin.run
-            && known.changes == origin.changes
-            && (!at_given || known.at == origin.at)
-    });
-    if same { Ok(()) } else { Err(RuntimeError::KeyConflict { run: head.id }) }
+        ("at", at_given && known.at != origin.at),
+        ("input", was.input != is.input),
+        ("model", was.model != is.model),
+        ("instructions", was.instructions != is.instructions),
+    ];
+    let differs: Vec<_> =
+        differs.into_iter().filter(|field| field.1).map(|field| field.0).collect();
+    if differs.is_empty() { Ok(()) } else { Err(RuntimeError::KeyConflict { run, differs }) }
 }

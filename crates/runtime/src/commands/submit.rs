@@ -178,6 +178,34 @@ pub(super) fn searched(input: &str) -> String {
     input.replace('\0', " ")
 }
 
+/// What differs between two submissions, by the names of the API.
+fn differences(known: &RunEvent, submission: &RunEvent) -> Vec<&'static str> {
+    use RunEvent::Submitted;
+    let (
+        Submitted { agent, input, call, parent, session, tags },
+        Submitted {
+            agent: other_agent,
+            input: other_input,
+            call: other_call,
+            parent: other_parent,
+            session: other_session,
+            tags: other_tags,
+        },
+    ) = (known, submission)
+    else {
+        return Vec::new();
+    };
+    let differs = [
+        ("agent", agent != other_agent),
+        ("input", input != other_input),
+        ("call", call != other_call),
+        ("parent", parent != other_parent),
+        ("session", session != other_session),
+        ("tags", tags != other_tags),
+    ];
+    differs.into_iter().filter(|field| field.1).map(|field| field.0).collect()
+}
+
 /// A key stands for one submission: the same key with anything else is a mistake of the caller's.
 async fn check_same(
     store: &dyn Store,
@@ -187,8 +215,9 @@ async fn check_same(
     let run = head.id;
     let events = store.read(run, 0, 1).await?;
     let first = events.first().ok_or(RuntimeError::UnknownRun { run })?;
-    if stored::unpack_event(store, first).await? == *submission {
+    let known = stored::unpack_event(store, first).await?;
+    if known == *submission {
         return Ok(());
     }
-    Err(RuntimeError::KeyConflict { run })
+    Err(RuntimeError::KeyConflict { run, differs: differences(&known, submission) })
 }

@@ -68,3 +68,16 @@ pub enum Verdict {
     /// The tool that was asked does not know either.
     Unclear,
 }
+
+impl Verdict {
+    /// As people say it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Happened => "happened",
+            Self::DidNot => "did not happen",
+            Self::Fail => "to fail",
+            Self::Unclear => "unclear",
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use steadfast_guard::counted;
 
 use super::{Problem, RepeatRule, repeats};
 use crate::event::ToolOutcome;
@@ -61,7 +62,7 @@ impl Flaws {
     fn told(&self, degraded: u32) -> Option<String> {
         let mut told = Vec::new();
         if self.unknown > 0 {
-            told.push(format!("{} call(s) have an unknown outcome", self.unknown));
+            told.push(format!("{} of unknown outcome", counted(self.unknown.into(), "call")));
         }
         if !self.failing.is_empty() {
             told.push(format!("the last call of {} failed", listed(&self.failing)));
@@ -70,7 +71,8 @@ impl Flaws {
             told.push(format!("these steps failed: {}", listed(&self.failed_steps)));
         }
         if degraded > 0 {
-            told.push(format!("something else stood in for {degraded} answer(s) or result(s)"));
+            let times = counted(degraded.into(), "time");
+            told.push(format!("something else stood in for an answer or a result, {times}"));
         }
         (!told.is_empty()).then(|| told.join("; "))
     }

@@ -156,7 +156,7 @@ async fn fire(
             Ok(Some(run.id))
         }
         // It has fired, with what the configuration said then.
-        Err(RuntimeError::KeyConflict { run }) => Ok(Some(run)),
+        Err(RuntimeError::KeyConflict { run, .. }) => Ok(Some(run)),
         Err(error) => Err(error),
     }
 }

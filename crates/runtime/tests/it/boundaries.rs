@@ -1,6 +1,7 @@
-//! The guarantees of `docs/guarantees.md`, cell by cell: the process dies before and after every write of a
-//! run, and in the middle of its call, for every class of effect; then the next one goes on. Or it is stopped
-//! as it stands behind a write, for longer than its lease, and goes on itself.
+//! The process dies before and after every write of a run, and in the middle of its call, for every class of
+//! effect; then the next one goes on, or dies in turn. Or it is stopped as it stands behind a write, for longer
+//! than its lease, and goes on itself. What is left by each is what `docs/guarantees.md` promises; its cells one
+//! by one are in `guarantees.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,9 +72,9 @@ impl Model for OneCall {
     }
 }
 
-const EFFECTS: [Effect; 3] = [Effect::Read, Effect::Idempotent, Effect::Once];
+pub(crate) const EFFECTS: [Effect; 3] = [Effect::Read, Effect::Idempotent, Effect::Once];
 
-fn agent(tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
+pub(crate) fn agent(tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
     agent_with(&Arc::default(), tool, is_keyed)
 }
 
@@ -88,7 +89,7 @@ fn agent_with(model: &Arc<OneCall>, tool: &Arc<CountingTool>, is_keyed: bool) ->
     if is_keyed { builder.idempotent("count", rule) } else { builder }
 }
 
-fn code(tool: &Arc<CountingTool>, effect: Effect) -> CatalogBuilder {
+pub(crate) fn code(tool: &Arc<CountingTool>, effect: Effect) -> CatalogBuilder {
     let tool = Arc::clone(tool);
     Catalog::builder().code("worker", move |run: RunContext| {
         let tool = Arc::clone(&tool);
@@ -118,13 +119,13 @@ fn code(tool: &Arc<CountingTool>, effect: Effect) -> CatalogBuilder {
     })
 }
 
-async fn start(store: Arc<dyn Store>, builder: CatalogBuilder) -> Runtime {
+pub(crate) async fn start(store: Arc<dyn Store>, builder: CatalogBuilder) -> Runtime {
     let catalog = builder.build().expect("fits together");
     Runtime::start(store, catalog, RuntimeOptions::default()).await.expect("starts")
 }
 
 /// Whether the run's end says that the outcome is unknown.
-async fn is_unknown(runtime: &Runtime, run: RunId) -> bool {
+pub(crate) async fn is_unknown(runtime: &Runtime, run: RunId) -> bool {
     let events = runtime.events(run, 0, 100).await.expect("reads");
     let unknown = |event: &RunEvent| match event {
         RunEvent::ToolFinished { outcome, .. } => *outcome == ToolOutcome::OutcomeUnknown,

@@ -288,7 +288,7 @@ async fn c5_code_that_starts_itself_is_stopped_at_the_depth_limit() {
     assert_eq!(view.state, "failed");
     let fold = runtime.fold(run).await.expect("folds");
     let Some(Ending::Failed { message, .. }) = fold.ending else { panic!("it failed") };
-    assert!(message.contains("9 runs would lie above it"), "{message}");
+    assert!(message.contains("it would lie below 9 runs"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,8 @@ use steadfast_store::{
 use tokio::sync::Notify;
 use tokio::time::advance;
 
+use crate::still::Still;
+
 /// When the process dies, relative to the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dies {
@@ -33,9 +35,13 @@ pub(crate) enum Dies {
 const SLEEP: Duration = Duration::from_secs(20);
 
 pub(crate) struct CrashStore {
-    inner: Arc<MemoryStore>,
+    inner: Arc<dyn Store>,
+    /// Whether time must be kept from running ahead while it works.
+    is_threaded: bool,
     /// Writes until the one at which it dies, and when.
     left: AtomicUsize,
+    /// It dies at the first append that has an event of this kind.
+    kind: Option<&'static str>,
     dies: Dies,
     pub(crate) dead: Notify,
     away: AtomicBool,
@@ -46,16 +52,29 @@ pub(crate) struct CrashStore {
 impl CrashStore {
     /// Dies at the write of this number, from 0.
     pub(crate) fn new(inner: &Arc<MemoryStore>, write: usize, dies: Dies) -> Arc<Self> {
-        let (inner, left) = (Arc::clone(inner), AtomicUsize::new(write + 1));
-        let (dead, away) = (Notify::new(), AtomicBool::new(false));
-        Arc::new(Self { inner, left, dies, dead, away, is_giving: true })
+        Arc::new(Self::on(Arc::<MemoryStore>::clone(inner), write + 1, dies))
+    }
+
+    fn on(inner: Arc<dyn Store>, writes: usize, dies: Dies) -> Self {
+        let (left, dead, away) = (AtomicUsize::new(writes), Notify::new(), AtomicBool::new(false));
+        Self { inner, is_threaded: false, left, kind: None, dies, dead, away, is_giving: true }
+    }
+
+    /// Dies at the first append that has an event of this kind.
+    pub(crate) fn at_event(inner: &Arc<MemoryStore>, kind: &'static str, dies: Dies) -> Arc<Self> {
+        let inner = Arc::<MemoryStore>::clone(inner);
+        Arc::new(Self { kind: Some(kind), ..Self::on(inner, usize::MAX, dies) })
     }
 
     /// Never dies, and gives nobody a run.
     pub(crate) fn miser(inner: &Arc<MemoryStore>) -> Arc<Self> {
-        let (inner, left) = (Arc::clone(inner), AtomicUsize::new(usize::MAX - 1));
-        let (dead, away) = (Notify::new(), AtomicBool::new(false));
-        Arc::new(Self { inner, left, dies: Dies::Before, dead, away, is_giving: false })
+        let inner = Arc::<MemoryStore>::clone(inner);
+        Arc::new(Self { is_giving: false, ..Self::on(inner, usize::MAX, Dies::Before) })
+    }
+
+    /// Never dies, and has threads of its own: while they work, paused time stands still.
+    pub(crate) fn threaded(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { is_threaded: true, ..Self::on(inner, usize::MAX, Dies::Before) })
     }
 
     /// Does not die, but may be away.
@@ -67,13 +86,13 @@ impl CrashStore {
         self.away.store(away, Ordering::SeqCst);
     }
 
-    /// What an absent store answers.
-    fn present(&self) -> Result<(), StoreError> {
+    /// What an absent store answers. Held until the work is done.
+    fn present(&self) -> Result<Option<Still>, StoreError> {
         if self.away.load(Ordering::SeqCst) {
             let (place, problem) = (self.inner.describe(), "it is away".to_owned());
             return Err(StoreError::Unavailable { place, problem });
         }
-        Ok(())
+        Ok(self.is_threaded.then(Still::begin))
     }
 
     /// Whether it has died.
@@ -91,7 +110,7 @@ impl CrashStore {
         &self,
         write: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
         {
             Ok(2..) => return write.await,
@@ -117,6 +136,9 @@ impl Journal for CrashStore {
     }
 
     async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        if self.kind.is_some_and(|kind| append.events.iter().any(|event| event.kind == kind)) {
+            self.left.fetch_min(1, Ordering::SeqCst);
+        }
         self.write(self.inner.append(append)).await
     }
 
@@ -126,17 +148,17 @@ impl Journal for CrashStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.read(run, after, limit).await
     }
 
     async fn checkpoints(&self, run: RunId) -> Result<Vec<Checkpoint>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.checkpoints(run).await
     }
 
     async fn blob(&self, hash: BlobHash) -> Result<Option<Bytes>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.blob(hash).await
     }
 }
@@ -144,22 +166,22 @@ impl Journal for CrashStore {
 #[async_trait]
 impl Catalog for CrashStore {
     async fn head(&self, run: RunId) -> Result<Option<RunHead>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.head(run).await
     }
 
     async fn list(&self, filter: RunFilter) -> Result<Page, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.list(filter).await
     }
 
     async fn count_by_state(&self, cap: u64) -> Result<Vec<(String, u64)>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.count_by_state(cap).await
     }
 
     async fn flag(&self, run: RunId, problem: Option<String>) -> Result<(), StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.flag(run, problem).await
     }
 }
@@ -171,7 +193,7 @@ impl Mailbox for CrashStore {
     }
 
     async fn letters(&self, run: RunId, limit: usize) -> Result<Vec<Letter>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.letters(run, limit).await
     }
 }
@@ -179,10 +201,12 @@ impl Mailbox for CrashStore {
 #[async_trait]
 impl Facts for CrashStore {
     async fn fact(&self, name: &FactName) -> Result<Option<Fact>, StoreError> {
+        let _still = self.present()?;
         self.inner.fact(name).await
     }
 
     async fn facts(&self, filter: FactFilter) -> Result<Vec<Fact>, StoreError> {
+        let _still = self.present()?;
         self.inner.facts(filter).await
     }
 
@@ -191,6 +215,7 @@ impl Facts for CrashStore {
     }
 
     async fn purge_facts(&self, limit: usize) -> Result<usize, StoreError> {
+        let _still = self.present()?;
         self.inner.purge_facts(limit).await
     }
 }
@@ -198,17 +223,17 @@ impl Facts for CrashStore {
 #[async_trait]
 impl Leases for CrashStore {
     async fn renew(&self, node: &NodeId, ttl: Duration) -> Result<(), StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.renew(node, ttl).await
     }
 
     async fn retire(&self, node: &NodeId) -> Result<(), StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.retire(node).await
     }
 
     async fn release(&self, run: RunId, epoch: u64) -> Result<(), StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.release(run, epoch).await
     }
 
@@ -218,7 +243,7 @@ impl Leases for CrashStore {
         limit: usize,
         caps: &Caps,
     ) -> Result<Vec<RunHead>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         if !self.is_giving {
             return Ok(Vec::new());
         }
@@ -226,7 +251,7 @@ impl Leases for CrashStore {
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.next_wake().await
     }
 }
@@ -242,7 +267,7 @@ impl Keys for CrashStore {
     }
 
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
-        self.present()?;
+        let _still = self.present()?;
         self.inner.purge_keys(limit).await
     }
 }
@@ -250,10 +275,12 @@ impl Keys for CrashStore {
 #[async_trait]
 impl Upkeep for CrashStore {
     async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        let _still = self.present()?;
         self.inner.prune(prune).await
     }
 
     async fn examine(&self) -> Result<Vec<String>, StoreError> {
+        let _still = self.present()?;
         self.inner.examine().await
     }
 }
@@ -261,10 +288,12 @@ impl Upkeep for CrashStore {
 #[async_trait]
 impl Archive for CrashStore {
     async fn dump(&self) -> Result<Box<dyn Dump>, StoreError> {
+        let _still = self.present()?;
         self.inner.dump().await
     }
 
     async fn restore(&self) -> Result<Box<dyn Restore>, StoreError> {
+        let _still = self.present()?;
         self.inner.restore().await
     }
 }
@@ -276,7 +305,8 @@ impl Store for CrashStore {
     }
 
     fn describe(&self) -> String {
-        self.inner.describe()
+        // What stands in a log that is kept names no folder of this machine.
+        if self.is_threaded { "a store in a file".to_owned() } else { self.inner.describe() }
     }
 
     fn now(&self) -> Timestamp {
@@ -284,6 +314,7 @@ impl Store for CrashStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
+        let _still = self.present()?;
         self.inner.close().await
     }
 }

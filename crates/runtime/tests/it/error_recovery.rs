@@ -12,8 +12,7 @@ use steadfast_runtime::{
     SubmitRun,
 };
 use steadfast_store::{
-    Append, Catalog as _, Disposition, Fence, HeadUpdate, Journal as _, MemoryStore, NewEvent,
-    RunId, Store,
+    Append, Disposition, Fence, HeadUpdate, MemoryStore, NewEvent, RunId, Store,
 };
 
 use crate::crash_store::{CrashStore, Dies};
@@ -66,7 +65,7 @@ async fn c4_exhausted_retries_end_in_an_error_that_names_the_attempts() {
 }
 
 /// Appends a pause that carries a checkpoint which is none.
-async fn damage(store: &Arc<MemoryStore>, run: RunId) -> u64 {
+pub(crate) async fn damage(store: &dyn Store, run: RunId) -> u64 {
     let head = store.head(run).await.expect("reads").expect("there");
     let body = Bytes::from(json!({ "type": "paused", "by": "ada" }).to_string());
     let append = Append {
@@ -97,7 +96,7 @@ async fn c4_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_the_log_s
     let run = submit(&first).await;
     stuck.entered.notified().await;
     first.abandon();
-    let damaged = damage(&store, run).await;
+    let damaged = damage(store.as_ref(), run).await;
     let whole = CountingTool::new("stuck", Effect::Read);
     let second = start(&store, &model, &[&tool, &whole], DEFAULTS).await;
     let kept = second.checkpoints(run).await.expect("lists");

@@ -12,12 +12,13 @@ use steadfast_providers::model::{
 };
 use steadfast_runtime::code::{RunContext, StepError};
 use steadfast_runtime::{
-    AgentSpec, Catalog, CatalogBuilder, FactQuery, FactScope, MemoryRule, MemoryScope, Runtime,
-    RuntimeOptions, SubmitRun,
+    AgentSpec, Catalog, CatalogBuilder, FactQuery, FactScope, MemoryRule, MemoryScope, ResumeRun,
+    RollbackRun, Runtime, RuntimeOptions, SubmitRun,
 };
 use steadfast_store::{MemoryStore, RunId, Store};
 
 use crate::crash_store::{CrashStore, Dies};
+use crate::outside::{reaches, say, submit};
 
 /// Remembers `n`, and then `n` once more with another value, recalls it, and says what it was told: whatever
 /// was lost, it asks for what has no result yet.
@@ -217,6 +218,29 @@ async fn c13_a_fact_ends_to_hold_and_what_is_too_large_is_refused_without_a_trac
     let told = runtime.wait(run).await.expect("ends").ending.expect("an end");
     assert!(told.contains("not remembered: the value is 1 bytes, and the limit is 0"), "{told}");
     assert_eq!(runtime.facts(worker_of("default")).get("n").await.expect("reads"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c13_a_rollback_leaves_facts_as_they_are_and_what_is_done_again_writes_them_again() {
+    let builder = Catalog::builder().code("notes", |run: RunContext| async move {
+        let facts = run.facts(MemoryScope::Tenant);
+        facts.set("write", "n", &1).await?;
+        run.wait_for::<String>("go").await
+    });
+    let runtime = start(Arc::new(MemoryStore::new()), builder).await;
+    let run = submit(&runtime, "notes").await;
+    reaches(&runtime, run, &["waiting"]).await;
+    let facts = runtime.facts(FactScope::Tenant { tenant: "default".to_owned() });
+    let version = async || facts.get("n").await.expect("reads").map(|fact| fact.version);
+    assert_eq!(version().await, Some(1));
+    let by = "ada".to_owned();
+    let back = RollbackRun { run, to: Some(1), by: by.clone(), reason: None, pause: true };
+    runtime.rollback(back).await.expect("rolls back");
+    assert_eq!(version().await, Some(1), "it is not taken back");
+    runtime.resume(ResumeRun { run, by }).await.expect("resumes");
+    say(&runtime, run, "go", "1").await;
+    assert_eq!(runtime.wait(run).await.expect("ends").state, "succeeded");
+    assert_eq!(version().await, Some(2), "it is written again");
 }
 
 #[test]

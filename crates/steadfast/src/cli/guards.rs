@@ -1,6 +1,8 @@
 //! Guards on the command line.
 
-use steadfast_guard::GuardSnapshot;
+use std::time::Duration;
+
+use steadfast_guard::{Counters, GuardSnapshot};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -44,7 +46,7 @@ pub(super) async fn guards(
     };
     match format {
         Output::Json => output::json(&guard)?,
-        Output::Text => output::data(&guard.explain),
+        Output::Text => output::data(&guard.explain)?,
     }
     Ok(Exit::Done)
 }
@@ -64,7 +66,7 @@ async fn list(client: &Client, format: Output) -> anyhow::Result<Exit> {
         }
         Output::Text => {
             for guard in &list.guards {
-                output::data(&guard.explain);
+                output::data(&guard.explain)?;
             }
         }
     }
@@ -72,15 +74,52 @@ async fn list(client: &Client, format: Output) -> anyhow::Result<Exit> {
 }
 
 async fn show(client: &Client, name: &str, format: Output) -> anyhow::Result<Exit> {
-    let detail: Value = match client.get(&format!("/guards/{}", segment(name))).await? {
-        Answer::Ok(detail) => detail,
+    let shown: Value = match client.get(&format!("/guards/{}", segment(name))).await? {
+        Answer::Ok(shown) => shown,
         Answer::Refused(exit) => return Ok(exit),
     };
     match format {
-        Output::Json => output::json(&detail)?,
-        Output::Text => output::data(&serde_json::to_string_pretty(&detail)?),
+        Output::Json => output::json(&shown)?,
+        Output::Text => output::data(&detail(&serde_json::from_value(shown)?))?,
     }
     Ok(Exit::Done)
+}
+
+/// A guard with the policy in force, for people.
+fn detail(guard: &GuardView) -> String {
+    let GuardSnapshot { counters, latency, .. } = &guard.snapshot;
+    let ms = |micros: u64| format!("{:.1} ms", Duration::from_micros(micros).as_secs_f64() * 1e3);
+    let Counters { total, success, error, timeout, rejected, retry, .. } = counters;
+    let mut lines = vec![
+        guard.explain.clone(),
+        format!(
+            "calls    {total}: {success} answered, {error} failed, {timeout} timed out, {rejected} refused"
+        ),
+        format!("retries  {retry}"),
+    ];
+    if latency.count > 0 {
+        let [p50, p95, p99] = [latency.p50_micros, latency.p95_micros, latency.p99_micros].map(ms);
+        lines.push(format!("took     half no longer than {p50}, 95 % {p95}, 99 % {p99}"));
+    }
+    lines.push("policy   as in `[policies]`; what is not listed is not limited".to_owned());
+    if let Some(policy) = guard.more.get("policy") {
+        keys("", policy, &mut lines);
+    }
+    lines.join("\n")
+}
+
+/// Every key of a policy that says something, dotted, with its value.
+fn keys(place: &str, value: &Value, lines: &mut Vec<String>) {
+    match value {
+        Value::Null => {}
+        Value::Object(table) => {
+            for (key, value) in table {
+                let dot = if place.is_empty() { "" } else { "." };
+                keys(&format!("{place}{dot}{key}"), value, lines);
+            }
+        }
+        value => lines.push(format!("         {place} = {value}")),
+    }
 }
 
 /// A name as one segment of a path.

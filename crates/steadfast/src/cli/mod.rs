@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use steadfast_runtime::{INPUT_BYTES_MAX, RuntimeError};
 use steadfast_store::RunId;
 
@@ -43,7 +43,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such run or agent, \
-    4 refused, 5 cancelled or timed out, 64 unusable configuration.";
+    4 refused, 5 cancelled or timed out, 64 unusable configuration, 141 nobody reads the output.";
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -202,8 +202,9 @@ enum Command {
         action: facts::FactAction,
     },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
+    #[command(after_help = serve::SCRIPTS)]
     Sim {
-        /// The script.
+        /// The script: a TOML file of steps, and of faults if you like.
         script: PathBuf,
         /// Listen here.
         #[arg(long, default_value = "127.0.0.1:7421")]
@@ -303,9 +304,13 @@ impl Exit {
 
 const CONFIG_EXIT: u8 = 64;
 
+/// The reader of standard output is gone: what shells show of a program that SIGPIPE ended.
+const UNREAD_EXIT: u8 = 141;
+
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command_line().get_matches());
+    let cli = cli.unwrap_or_else(|error| error.exit());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(cli)),
@@ -313,11 +318,28 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) if error.downcast_ref().is_some_and(output::Unprinted::is_unread) => {
+            ExitCode::from(UNREAD_EXIT)
+        }
         Err(error) => {
             output::talk(&format!("error: {error:#}"));
             ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// Commands that talk to no server.
+const WITHOUT_SERVER: [&str; 7] = ["serve", "run", "store", "sim", "check", "init", "demo"];
+
+/// The command line. A command that talks to no server does not offer to name one, but takes the word:
+/// scripts give all commands the same options.
+fn command_line() -> clap::Command {
+    let command = Cli::command();
+    let server = command.get_arguments().find(|argument| argument.get_id() == "server").cloned();
+    let Some(server) = server.map(|server| server.hide(true)) else { return command };
+    WITHOUT_SERVER.iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |subcommand| subcommand.arg(server.clone()))
+    })
 }
 
 /// The exit code that tells what kind of error it is.
@@ -331,7 +353,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
             | RuntimeError::UnknownSchedule { .. }
             | RuntimeError::UnknownRun { .. },
         ) => Exit::NotFound,
-        Some(RuntimeError::WrongState { .. }) => Exit::Refused,
+        Some(RuntimeError::WrongState { .. } | RuntimeError::KeyConflict { .. }) => Exit::Refused,
         _ => Exit::Failed,
     };
     exit.code()
@@ -407,6 +429,8 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // What reports them panics if standard error is gone, and with it whatever logs.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Pretty => builder.with_target(false).init(),

@@ -1,27 +1,80 @@
 //! How things look on a terminal.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program prints")]
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
+use steadfast_guard::{Effect, counted};
 use steadfast_runtime::event::{Degraded, LeftCall, UndoCall};
 use steadfast_runtime::{CheckpointView, Ending, EventView, Problem, RunEvent, RunView};
 
-/// Data: to standard output.
-pub(super) fn data(text: &str) {
-    println!("{text}");
+/// Standard output took no more data: its reader is gone, or its disk is full.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+pub(super) struct Unprinted(std::io::Error);
+
+impl Unprinted {
+    /// Whether whoever read it has seen enough, as `head` has.
+    pub(super) fn is_unread(&self) -> bool {
+        self.0.kind() == std::io::ErrorKind::BrokenPipe
+    }
 }
 
-/// Talk: to standard error.
+/// Data: to standard output, safe to look at. Nothing of it is kept back.
+///
+/// # Errors
+/// [`Unprinted`], with which a command ends: what nobody can read is not worth going on for.
+pub(super) fn data(text: &str) -> Result<(), Unprinted> {
+    print(&safe(text))
+}
+
+/// What an agent answered or has stored: to the byte into a file or a pipe, safe to look at on a terminal.
+///
+/// # Errors
+/// As [`data`].
+pub(super) fn exact(text: &str) -> Result<(), Unprinted> {
+    if std::io::stdout().is_terminal() { data(text) } else { print(text) }
+}
+
+/// Talk: to standard error, safe to look at. Whether anybody listens is of no matter to what is done.
 pub(super) fn talk(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr().lock(), "{}", safe(text)));
 }
 
 /// A JSON document on one line.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    data(&serde_json::to_string(value)?);
-    Ok(())
+    Ok(print(&serde_json::to_string(value)?)?)
+}
+
+fn print(text: &str) -> Result<(), Unprinted> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Unprinted)
+}
+
+/// A text in which nothing steers a terminal: inputs, labels and what tools say come from anybody, and could
+/// clear the screen, hide a line, or write one that looks like ours.
+fn safe(text: &str) -> Cow<'_, str> {
+    let steers = |char: char| match char {
+        '\n' | '\t' => false,
+        // They change in which direction the rest of the line is shown.
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        _ => char.is_control(),
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if steers(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    Cow::Owned(shown)
+}
+
+/// A label on one line, whatever is in it.
+fn on_one_line(label: &str) -> String {
+    label.replace('\n', "\\n")
 }
 
 /// A table of runs.
@@ -41,7 +94,7 @@ pub(super) fn runs(runs: &[RunView]) -> String {
             run.problem.clone().unwrap_or_default(),
             progress,
             run.model.clone().unwrap_or_default(),
-            input,
+            safe(&input).into_owned(),
         ]);
     }
     table.trim_fmt()
@@ -69,12 +122,12 @@ pub(super) fn checkpoints(kept: &[CheckpointView]) -> String {
 pub(super) fn run(run: &RunView) -> String {
     let mut lines = vec![
         format!("run      {}", run.id),
-        format!("agent    {} (tenant {})", run.agent, run.tenant),
+        format!("agent    {} (tenant {})", run.agent, on_one_line(&run.tenant)),
         format!("state    {}", run.state),
         format!("input    {}", first_line(&run.input)),
     ];
     if let Some(session) = &run.session {
-        lines.push(format!("session  {session}"));
+        lines.push(format!("session  {}", on_one_line(session)));
     }
     if !run.tags.is_empty() {
         lines.push(format!("tags     {}", run.tags.join(", ")));
@@ -97,11 +150,14 @@ pub(super) fn run(run: &RunView) -> String {
         lines.push(format!("model    {model}{label}"));
     }
     lines.push(format!(
-        "tokens   {} in, {} out, {} answers",
-        run.input_tokens, run.output_tokens, run.iterations
+        "tokens   {} in, {} out, {}",
+        run.input_tokens,
+        run.output_tokens,
+        counted(run.iterations.into(), "answer")
     ));
     if run.degraded > 0 {
-        lines.push(format!("degraded {} answer(s) or result(s) of something else", run.degraded));
+        let times = counted(run.degraded.into(), "time");
+        lines.push(format!("degraded {times}, by an answer or a result of something else"));
     }
     lines.push(format!("events   {}, epoch {}", run.events, run.epoch));
     if let Some(stop) = &run.stop {
@@ -148,12 +204,14 @@ pub(super) fn event(view: &EventView) -> String {
             };
             format!("{model}{label}: {said} [{took_ms} ms]{}", stood_in(degraded.as_ref()))
         }
-        RunEvent::ToolStarted { tool, effect, .. } => format!("{tool} leaves ({effect:?})"),
-        RunEvent::ToolFinished { tool, outcome, content, took_ms, degraded, .. } => {
-            let degraded = stood_in(degraded.as_ref());
-            format!("{tool}: {outcome:?}: {} [{took_ms} ms]{degraded}", first_line(content))
+        RunEvent::ToolStarted { tool, effect, .. } => {
+            format!("{tool} leaves ({})", effect.as_str())
         }
-        RunEvent::StepStarted { step, effect, .. } => format!("step {step} begins ({effect:?})"),
+        RunEvent::ToolFinished { tool, outcome, content, took_ms, degraded, .. } => {
+            let (said, degraded) = (first_line(content), stood_in(degraded.as_ref()));
+            format!("{tool}: {}: {said} [{took_ms} ms]{degraded}", outcome.words())
+        }
+        RunEvent::StepStarted { step, effect, .. } => begun(step, *effect),
         RunEvent::StepFinished { step, failure: Some(failure), .. } => {
             format!("step {step} failed ({}): {}", failure.class.as_str(), failure.message)
         }
@@ -190,7 +248,7 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Undone { again, left } => went_back(again, left),
         RunEvent::CheckpointPassedOver { checkpoint, problem } => passed_over(*checkpoint, problem),
         RunEvent::CallJudged { call_id, verdict, by, .. } => {
-            format!("call {call_id}: {verdict:?}, says {by}")
+            format!("call {call_id}: {}, says {by}", verdict.words())
         }
         RunEvent::Cancelled { by, reason } => {
             format!("cancelled by {by}{}", why(reason.as_deref()))
@@ -198,7 +256,12 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Succeeded { .. } => "succeeded".to_owned(),
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
-    format!("{:>5}  {text}", view.seq)
+    format!("{:>5}  {}", view.seq, safe(&text))
+}
+
+/// A step of code that begins.
+fn begun(step: &str, effect: Effect) -> String {
+    format!("step {step} begins ({})", effect.as_str())
 }
 
 /// How undoing the steps of a rollback has ended.
@@ -222,7 +285,7 @@ pub(super) fn undone(undo: &[UndoCall], left: &[LeftCall]) -> String {
 
 /// The reason that somebody gave, if they gave one.
 fn why(reason: Option<&str>) -> String {
-    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+    reason.map(|reason| format!(" ({})", on_one_line(reason))).unwrap_or_default()
 }
 
 fn ended(ending: &Ending) -> String {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -20,6 +21,23 @@ use crate::reload::Reload;
 use crate::server::{self, ServerState};
 use crate::simulated::SimulatedProvider;
 
+/// What `sim --help` ends with.
+pub(super) const SCRIPTS: &str = "\
+A script in short; every key, with its default, is in docs/sim.md:
+
+  name = \"hello\"
+  [[step]]                                     # answered first, then what follows
+  name = \"look\"
+  calls = [{ tool = \"read_file\", arguments = { path = \"a.txt\" } }]
+  next = [{ when = \"nothing\", goto = \"end\" }]  # over the results; the first that fits decides
+  [[step]]                                     # text without calls ends the turn
+  name = \"end\"
+  text = \"It says: {{result.look}}\"
+  [[fault]]                                    # or `every = 5`, or `step = \"look\"`
+  request = 2
+  kind = \"status\"
+  code = 529";
+
 pub(super) async fn serve(
     mut config: Config,
     listen: Option<SocketAddr>,
@@ -34,6 +52,10 @@ pub(super) async fn serve(
     wait_for_signal().await?;
     serving.stop().await
 }
+
+/// How long a node that has stopped waits for clients to send the rest of a request or to read their answers.
+/// There may be some that never do.
+const CLIENTS_GRACE: Duration = Duration::from_secs(5);
 
 /// A node with its listener.
 struct Serving {
@@ -101,7 +123,10 @@ impl Serving {
         self.stop.cancel();
         let stopped = async {
             let graceful = self.node.stop().await?;
-            self.task.await??;
+            match tokio::time::timeout(CLIENTS_GRACE, self.task).await {
+                Ok(served) => served??,
+                Err(_) => output::talk("closed connections of clients that were too slow"),
+            }
             anyhow::Ok(graceful)
         };
         let graceful = tokio::select! {
@@ -116,7 +141,7 @@ impl Serving {
     }
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
+pub(super) async fn wait_for_signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -160,7 +185,7 @@ pub(super) async fn check(file: Option<&Path>, format: Output) -> anyhow::Result
             "ok: agents {}; dependencies {}",
             agents.join(", "),
             guards.join(", ")
-        )),
+        ))?,
     }
     Ok(Exit::Done)
 }
@@ -186,4 +211,16 @@ pub(super) async fn demo(example: Example, folder: &Path, once: bool) -> anyhow:
     }
     serving.stop().await?;
     Ok(exit_of(&view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SCRIPTS;
+
+    #[test]
+    fn what_help_shows_of_a_script_is_one() {
+        let (_, example) = SCRIPTS.split_once("\n\n").unwrap();
+        let script = steadfast_providers::sim::Script::parse(example).unwrap();
+        assert_eq!((script.step_names().len(), script.faults().len()), (2, 1));
+    }
 }

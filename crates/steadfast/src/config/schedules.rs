@@ -43,6 +43,10 @@ impl Config {
         if let Err(error) = order.check() {
             return wrong("input", error.to_string());
         }
+        order.tags.clone_from(&section.tags);
+        if let Err(error) = order.check() {
+            return wrong("tags", error.to_string());
+        }
         Ok(Schedule {
             name: name.to_owned(),
             cron: section.cron.clone(),
@@ -76,6 +80,10 @@ mod tests {
         let said = (daily.name.as_str(), order.agent.as_str(), order.input.as_str());
         assert_eq!(said, ("daily", "report", "Begin."));
         assert_eq!((order.tenant.as_str(), order.key.as_ref()), ("default", None));
+        assert_eq!(order.tags, Vec::<String>::new());
+        let tagged = parse(format!("{GOOD}tags = [\"nightly\", \"billing\"]\n")).expect("good");
+        let tagged = tagged.timetable().expect("good").remove(0);
+        assert_eq!(tagged.order.tags, ["nightly", "billing"]);
     }
 
     #[test]
@@ -85,6 +93,11 @@ mod tests {
             ("0 6 * * 1-5", "0 6 * * 1-9", "0 6 * * 1-5"),
             ("agent = \"report\"", "agent = \"reprot\"", "did you mean `report`?"),
             ("Europe/Zurich", "Zurich", "line 6: `schedules.daily.timezone`"),
+            (
+                "agent =",
+                "tags = [\"\"]\nagent =",
+                "line 5: `schedules.daily.tags`: a tag must have",
+            ),
             ("agent =", "catch_up = \"some\"\nagent =", "`none`, `last`, `all`"),
         ] {
             let message = parse(GOOD.replace(written, wrong)).expect_err(wrong).to_string();

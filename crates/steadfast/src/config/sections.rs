@@ -257,6 +257,9 @@ pub(crate) struct ScheduleSection {
     /// Higher goes first. Default 0.
     #[serde(default)]
     pub(crate) priority: i32,
+    /// Words that people find the runs by.
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
     /// What becomes of missed times: `none`, `last` (default) or `all`.
     #[serde(default)]
     pub(crate) catch_up: CatchUp,

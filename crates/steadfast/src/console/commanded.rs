@@ -1,6 +1,6 @@
 //! What people did with a run, as steps of its timeline.
 
-use steadfast_runtime::event::{Changes, LeftCall, RunEvent, Verdict};
+use steadfast_runtime::event::{Changes, LeftCall, RunEvent};
 
 use super::timeline::{Step, Text};
 
@@ -52,13 +52,7 @@ pub(super) fn commanded(event: RunEvent, step: Step) -> Step {
             step.named("checkpoint", &title, "passed over").text("What is wrong", problem, true)
         }
         RunEvent::CallJudged { call_id, verdict, result, by } => {
-            let badge = match verdict {
-                Verdict::Happened => "happened",
-                Verdict::DidNot => "did not happen",
-                Verdict::Fail => "to fail",
-                Verdict::Unclear => "unclear",
-            };
-            let step = step.named("judged", "An interrupted call was judged", badge);
+            let step = step.named("judged", "An interrupted call was judged", verdict.words());
             let step = step.fact("call", call_id).fact("by", by);
             match result {
                 Some(result) => step.text("What was said", result, false),

@@ -17,9 +17,10 @@ macro_rules! pages {
 }
 
 /// Every page of `docs/errors`, sorted.
-const PAGES: [Page; 25] = pages! {
+const PAGES: [Page; 26] = pages! {
     "body_too_large" "contended" "cross_site" "damaged_log" "foreign_host" "invalid_body"
-    "invalid_input" "invalid_request" "key_conflict" "misconfigured" "not_listening" "page_failed"
+    "invalid_input" "invalid_request" "key_conflict" "misconfigured" "not_asking" "not_listening"
+    "page_failed"
     "shutting_down" "store_failed" "store_unavailable" "too_large" "unknown_agent" "unknown_fact" "unknown_guard" "unknown_route"
     "unknown_run" "unknown_schedule" "unsupported_media_type"
     "wrong_method" "wrong_state"

@@ -9,7 +9,7 @@ use axum::response::sse::Event;
 use axum::response::{Html, Redirect, Response};
 use futures_util::stream;
 use serde::Deserialize;
-use steadfast_guard::{BreakerState, Counters, GuardSnapshot, Priority};
+use steadfast_guard::{BreakerState, Counters, GuardSnapshot, Priority, counted};
 
 use super::detail::Fragment;
 use super::{Frame, render};
@@ -138,8 +138,10 @@ fn facts(guard: &GuardSnapshot) -> Vec<(&'static str, String)> {
         (
             "window",
             format!(
-                "{} calls, {} failed, {} slow",
-                guard.window_calls, guard.window_failures, guard.window_slow
+                "{}, {} failed, {} slow",
+                counted(guard.window_calls.into(), "call"),
+                guard.window_failures,
+                guard.window_slow
             ),
         ),
         (
@@ -172,7 +174,7 @@ fn queued(guard: &GuardSnapshot) -> String {
     let counts = Priority::ALL.iter().zip(guard.queued_by_priority).rev();
     let counts = counts.filter(|(_, count)| *count > 0);
     counts
-        .map(|(priority, count)| format!("{count} {priority:?}").to_lowercase())
+        .map(|(priority, count)| format!("{count} {}", priority.as_str()))
         .collect::<Vec<_>>()
         .join(", ")
 }

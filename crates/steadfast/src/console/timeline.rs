@@ -102,7 +102,7 @@ impl Timeline {
             answered @ RunEvent::ModelAnswered { .. } => self.answer(answered, &step),
             RunEvent::ToolStarted { call_id, tool, effect, .. } => {
                 let index = self.call(&call_id, || step("tool", format!("Tool {tool}"), ""));
-                let effect = format!("{effect:?}").to_lowercase();
+                let effect = effect.as_str().to_owned();
                 self.change(index, |step| {
                     step.badge = "under way";
                     step.facts.push(("effect", effect));
@@ -121,7 +121,7 @@ impl Timeline {
                 let index = self.call(&call_id, || step("tool", format!("Tool {tool}"), ""));
                 self.open.remove(&call_id);
                 self.change(index, |step| {
-                    step.badge = outcome_word(outcome);
+                    step.badge = outcome.words();
                     step.facts.push(("took", took(took_ms)));
                     step.facts.push(("attempts", attempts.to_string()));
                     step.facts.extend(recorded_at.map(|at| ("recorded", exact(at))));
@@ -273,7 +273,7 @@ fn plain(event: RunEvent, step: Step) -> Step {
             step.named("progressed", &title, "progress")
         }
         RunEvent::StepStarted { step: name, effect, .. } => {
-            let effect = format!("{effect:?}").to_lowercase();
+            let effect = effect.as_str().to_owned();
             step.named("step", &format!("Step {name}"), "under way").fact("effect", effect)
         }
         RunEvent::StepFinished { step: name, output, failure, .. } => {
@@ -363,17 +363,6 @@ fn of_code(event: RunEvent, step: Step) -> Step {
             }
         }
         other => step.named("other", other.kind(), ""),
-    }
-}
-
-const fn outcome_word(outcome: ToolOutcome) -> &'static str {
-    match outcome {
-        ToolOutcome::Done => "done",
-        ToolOutcome::Failed => "failed",
-        ToolOutcome::Invalid => "invalid",
-        ToolOutcome::Unavailable => "unavailable",
-        ToolOutcome::OutcomeUnknown => "outcome unknown",
-        ToolOutcome::Queued => "queued",
     }
 }
 

@@ -38,6 +38,8 @@ kind = "status"
 code = 400
 "#;
 
+const ANSWER: &str = r#"{"call":"c1","verdict":"happened"}"#;
+
 const STUCK: &str = r#"
 name = "stuck"
 [[step]]
@@ -140,7 +142,14 @@ fn c11_a_failed_run_is_rolled_back_and_a_run_is_forked_by_the_command_line() {
     let (_, said) = say(&folder, &url, &["watch", &id]);
     assert!(said.contains("by api (again)"), "{said}");
     assert_eq!(say(&folder, &url, &["fork", &id, "--model", "none"]).0, Some(1));
-    assert_eq!(say(&folder, &url, &["answer", &id, "c1", "happened"]).0, Some(1), "asks nobody");
+    assert_eq!(say(&folder, &url, &["answer", &id, "c1", "happened"]).0, Some(4), "asks nobody");
+    let (_, refused) = post(at, &format!("/api/v1/runs/{id}/answer"), "application/json", ANSWER);
+    assert!(refused.contains("not_asking") && refused.contains("can be told: fork\""), "{refused}");
+    let again = |at: &str| say(&folder, &url, &["fork", &id, "--key", "k", "--at", at]);
+    assert_eq!((again("1").0, again("1").0, again("2").0), (Some(0), Some(0), Some(4)));
+    let (_, refused) =
+        post(at, &format!("/api/v1/runs/{id}/fork"), "application/json", r#"{"at":2,"key":"k"}"#);
+    assert!(refused.contains("with another `at`: use another key"), "{refused}");
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn an_unreachable_provider_fails_the_run_with_one_message_and_without_the_key() 
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("failed: ")).count(), 1, "{said}");
-    for word in ["`model:m`", &address, "`base_url`", "after 2 attempt(s)"] {
+    for word in ["`model:m`", &address, "`base_url`", "after 2 attempts"] {
         assert!(said.contains(word), "`{word}` is missing in: {said}");
     }
     let everything = format!("{said}{}", text(&output.stdout));

@@ -33,6 +33,24 @@ fn a_garbage_store_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_command_that_talks_to_no_server_does_not_offer_to_name_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let help = |command: &str| text(&run(folder.path(), &[command, "--help"]).stdout);
+    for command in ["serve", "run", "store", "sim", "check", "init", "demo"] {
+        let help = help(command);
+        assert!(help.contains("--config") && !help.contains("--server"), "{command}: {help}");
+    }
+    assert!(help("sim").contains("docs/sim.md"), "{}", help("sim"));
+    for command in ["ps", "submit", "guards", "facts", "schedules"] {
+        assert!(help(command).contains("--server"), "{command}");
+    }
+    // It is taken all the same, before the command and behind it.
+    for arguments in [["--server", "http://x", "check"], ["check", "--server", "http://x"]] {
+        refused(folder.path(), &arguments, 64, &["steadfast.toml"]);
+    }
+}
+
+#[test]
 fn a_server_that_is_not_there_is_named_with_the_remedy() {
     let folder = tempfile::tempdir().expect("a folder");
     refused(

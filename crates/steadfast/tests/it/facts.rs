@@ -61,7 +61,7 @@ fn c13_what_an_agent_remembers_outlives_a_crash_and_stays_with_its_tenant() {
     let server = serve(folder);
     let id = said(folder, &server, &["submit", "worker", "--tenant", "acme"]);
     let watched = said(folder, &server, &["watch", &id]);
-    assert!(watched.contains("recall: Done: green"), "{watched}");
+    assert!(watched.contains("recall: done: green"), "{watched}");
     server.program.kill();
     let server = serve(folder);
     let of_worker = ["--tenant", "acme", "--agent", "worker"];

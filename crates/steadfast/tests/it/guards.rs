@@ -45,6 +45,13 @@ fn r16_policies_are_inherited_from_default_and_kind() {
          [policies.\"model:m\".retry]\nmax_retries = 1\n",
     );
     let server = serve(&folder);
+    let url = format!("http://{}", server.address);
+    let shown = run(&folder, &["guards", "show", "model:m", "--server", &url]);
+    let shown = text(&shown.stdout);
+    assert!(shown.starts_with("`model:m` lets calls through;"), "{shown}");
+    for line in ["calls    0: 0 answered", "queue = 5", "retry.max_retries = 1", "\"2m\""] {
+        assert!(shown.contains(line), "{line} is not in: {shown}");
+    }
     let policy = policy(&server.address);
     assert_eq!((&policy["queue"], &policy["concurrency"]), (&5.into(), &7.into()));
     assert_eq!(policy["retry"]["max_retries"], 1);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{Outcome, append, assert_refused, create, new_run};
+use super::{Outcome, append, assert_refused, create, face, new_run};
 use crate::{
-    Append, BlobHash, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NodeId, Store,
-    StoreError, VALUE_BYTES_MAX,
+    Append, BlobHash, Disposition, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, NodeId,
+    Prune, Store, StoreError, VALUE_BYTES_MAX,
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -161,6 +161,19 @@ pub async fn r11_an_append_settles_its_keys_with_its_events(store: Arc<dyn Store
     let keys = vec![recorded("a", "l", "paid", LONG)];
     store.append(Append { keys, events: Vec::new(), ..append(run, 0, 2) }).await?;
     assert_settled(&store.claim_key(claim("b", "l")).await?, "paid");
+    Ok(())
+}
+
+pub async fn r11_an_answer_outlives_the_run_that_it_came_with(store: Arc<dyn Store>) -> Outcome {
+    let run = create(&*store, new_run()).await?.id;
+    store.claim_key(claim("a", "k")).await?;
+    let keys = vec![recorded("a", "k", "paid", LONG)];
+    let head = Some(face("succeeded", Disposition::Ended));
+    store.append(Append { keys, head, ..append(run, 0, 1) }).await?;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let all = Prune { states: Vec::new(), ended_before: store.now(), limit: 9 };
+    assert_eq!(store.prune(&all).await?.runs, 1);
+    assert_settled(&store.claim_key(claim("b", "k")).await?, "paid");
     Ok(())
 }
 

@@ -308,6 +308,37 @@ pub async fn c5_waiting_is_worth_priority(store: Arc<dyn Store>) -> Outcome {
     Ok(())
 }
 
+pub async fn c5_an_interrupted_run_goes_before_what_came_after_it(
+    store: Arc<dyn Store>,
+) -> Outcome {
+    let caps = Caps { agents: [("clerk".to_owned(), 3)].into(), ..Caps::default() };
+    let (of_dead, of_leaver) = (ready(&*store, 0).await?, ready(&*store, 0).await?);
+    let given_back = ready(&*store, 0).await?;
+    let (dead, leaver) = (node(&*store, SHORT).await?, node(&*store, LONG).await?);
+    assert_eq!(ids(&store.claim(&dead, 1, &caps).await?), [of_dead]);
+    assert_eq!(ids(&store.claim(&leaver, 1, &caps).await?), [of_leaver]);
+    let living = node(&*store, LONG).await?;
+    assert_eq!(ids(&store.claim(&living, 1, &caps).await?), [given_back]);
+    let fresh = ready(&*store, 0).await?;
+    // Each works, and its card changes, after the fresh one has lined up.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    for (id, state) in [(of_dead, "running"), (of_leaver, "running"), (given_back, "asking")] {
+        let work = Append { head: Some(face(state, Disposition::Held)), ..append(id, 1, 1) };
+        store.append(work).await?;
+    }
+    tokio::time::sleep(LONGER_THAN_SHORT).await;
+    store.retire(&leaver).await?;
+    store.release(given_back, 1).await?;
+    let heir = node(&*store, LONG).await?;
+    assert_eq!(ids(&store.claim(&heir, 9, &caps).await?), [of_dead, of_leaver, given_back]);
+    // As often as it happens.
+    store.retire(&heir).await?;
+    let urgent = ready(&*store, 1).await?;
+    let all = [urgent, of_dead, of_leaver, given_back, fresh];
+    assert_eq!(ids(&store.claim(&living, 9, &Caps::default()).await?), all);
+    Ok(())
+}
+
 pub async fn a_paused_run_is_claimed_by_nobody(store: Arc<dyn Store>) -> Outcome {
     let id = ready(&*store, 0).await?;
     let node = node(&*store, LONG).await?;

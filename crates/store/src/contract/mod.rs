@@ -81,6 +81,7 @@ macro_rules! contract_tests {
                 c5_tenants_take_turns
                 g12_caps_hold_over_all_nodes
                 c5_waiting_is_worth_priority
+                c5_an_interrupted_run_goes_before_what_came_after_it
                 a_paused_run_is_claimed_by_nobody
             }
             mail {
@@ -107,6 +108,7 @@ macro_rules! contract_tests {
                 r11_a_settlement_by_a_former_owner_changes_nothing
                 r11_a_recorded_answer_never_changes
                 r11_an_append_settles_its_keys_with_its_events
+                r11_an_answer_outlives_the_run_that_it_came_with
                 r11_an_answer_is_forgotten_after_its_time
                 r11_of_many_claims_at_once_one_wins
             }

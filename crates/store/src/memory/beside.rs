@@ -23,7 +23,7 @@ impl Shelves {
             run.letters.push(Letter { number, id, kind, body, at: now });
             let disposition = rules::disposition(run.head.disposition, true);
             if disposition != run.head.disposition {
-                run.make_ready(now, now);
+                run.wake(now, now);
             }
         }
         Ok(sent)

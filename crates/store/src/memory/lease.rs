@@ -21,11 +21,10 @@ impl Shelves {
             let lives = |owner: &NodeId| nodes.get(owner).is_some_and(|expires| *expires > now);
             match head.disposition {
                 Disposition::Parked { wake_at: Some(wake_at) } if wake_at <= now => {
-                    run.make_ready(wake_at, now);
+                    run.wake(wake_at, now);
                 }
                 Disposition::Held if !head.owner.as_ref().is_some_and(lives) => {
-                    let since = head.updated_at;
-                    run.make_ready(since, now);
+                    run.give_back(now);
                 }
                 _ => {}
             }
@@ -88,7 +87,7 @@ impl Leases for MemoryStore {
         shelves.nodes.remove(node);
         let held = shelves.runs.values_mut().filter(|run| run.head.owner.as_ref() == Some(node));
         for run in held {
-            run.make_ready(now, now);
+            run.give_back(now);
         }
         Ok(())
     }
@@ -100,7 +99,7 @@ impl Leases for MemoryStore {
             && run.head.epoch == epoch
             && run.head.disposition == Disposition::Held
         {
-            run.make_ready(now, now);
+            run.give_back(now);
         }
         Ok(())
     }

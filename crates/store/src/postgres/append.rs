@@ -26,7 +26,8 @@ const NOW: &str = concat!("SELECT ", now_ms!());
 const UPDATE: &str = "UPDATE run SET epoch = turn.epoch, head_seq = turn.head_seq, \
      updated_at = turn.updated_at, summary = coalesce(turn.summary, run.summary), \
      state = coalesce(turn.state, run.state), disposition = turn.disposition, \
-     wake_at = turn.wake_at, rank = turn.rank, \
+     wake_at = turn.wake_at, \
+     rank = CASE WHEN turn.state IS NULL OR turn.disposition = 1 THEN run.rank ELSE turn.rank END, \
      problem = CASE WHEN turn.state IS NULL THEN run.problem ELSE turn.problem END, \
      owner = CASE turn.disposition WHEN 1 THEN run.owner END \
      FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::text[], \
@@ -215,11 +216,9 @@ impl<'a> Turns<'a> {
         self.dispositions.push(number);
         self.wakes.push(wake_at);
         self.events.push(card.run, card.head_seq, at, &append.events);
-        self.ranks.push((disposition == Disposition::Ready).then(|| {
-            // A card that is not touched keeps its place in the line.
-            let since = if head.is_some() { at } else { card.updated_at };
-            turns::rank(since, card.priority)
-        }));
+        // A card that is not touched keeps its place in the line.
+        let ready = disposition == Disposition::Ready;
+        self.ranks.push(ready.then(|| turns::rank(at, card.priority)));
         self.problems.push(head.and_then(|head| head.problem.as_deref()));
         self.blobs.extend(append.blobs.iter().map(|blob| (card.run, blob)));
         self.mail.push(append, card.run, at);

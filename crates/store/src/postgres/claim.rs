@@ -28,12 +28,12 @@ const WAKE: &str = "WITH due AS MATERIALIZED (SELECT run FROM run WHERE disposit
      AND wake_at <= $1 ORDER BY run FOR UPDATE SKIP LOCKED) UPDATE run SET disposition = 0, \
      rank = wake_at - 60000 * priority::bigint, wake_at = NULL, \
      updated_at = greatest($1, updated_at) FROM due WHERE run.run = due.run";
-/// So do those whose owner's lease has expired.
+/// So do those whose owner's lease has expired, at the place that they had.
 const ORPHANED: &str = "WITH orphan AS MATERIALIZED (SELECT run FROM run WHERE disposition = 1 \
      AND NOT EXISTS (SELECT 1 FROM node WHERE node.id = run.owner AND node.expires_at > $1) \
      ORDER BY run FOR UPDATE SKIP LOCKED) UPDATE run SET disposition = 0, owner = NULL, \
-     rank = updated_at - 60000 * priority::bigint, updated_at = greatest($1, updated_at) \
-     FROM orphan WHERE run.run = orphan.run";
+     rank = coalesce(rank, updated_at - 60000 * priority::bigint), \
+     updated_at = greatest($1, updated_at) FROM orphan WHERE run.run = orphan.run";
 /// The first runs of each line, found from each line to the next one in the index.
 const LINES: &str = "WITH RECURSIVE line AS ((SELECT tenant, agent FROM run WHERE disposition = 0 \
      ORDER BY tenant, agent LIMIT 1) UNION ALL SELECT following.tenant, following.agent FROM line, \
@@ -53,7 +53,7 @@ const REMEMBER: &str = "INSERT INTO turn (tenant, turn) SELECT * FROM unnest($1:
 const TAKE: &str = concat!(
     "WITH free AS MATERIALIZED (SELECT run FROM run WHERE run = ANY($1::bigint[]) \
      AND disposition = 0 FOR UPDATE SKIP LOCKED) \
-     UPDATE run SET disposition = 1, rank = NULL, owner = $3, claim = $4, \
+     UPDATE run SET disposition = 1, owner = $3, claim = $4, \
      epoch = epoch + 1, updated_at = greatest($2, updated_at) WHERE run IN (SELECT run FROM free) \
      RETURNING ",
     head_columns!(),

@@ -59,7 +59,8 @@ const GIVE_ALL_BACK: &str = concat!(
     now_ms!(),
     " AS at), held AS MATERIALIZED (SELECT run FROM run WHERE disposition = 1 AND owner = $1 \
      ORDER BY run FOR UPDATE) UPDATE run SET disposition = 0, owner = NULL, \
-     rank = at - 60000 * priority::bigint, updated_at = at FROM clock, held WHERE run.run = held.run RETURNING run.run"
+     rank = coalesce(rank, updated_at - 60000 * priority::bigint), updated_at = at FROM clock, held \
+     WHERE run.run = held.run RETURNING run.run"
 );
 
 pub(super) struct Retire {
@@ -95,7 +96,8 @@ const GIVE_BACK: &str = concat!(
      unnest($1::uuid[], $2::bigint[]) AS given (id, epoch) ON run.id = given.id \
      AND run.epoch = given.epoch WHERE run.disposition = 1 ORDER BY run.run FOR UPDATE OF run) \
      UPDATE run SET disposition = 0, owner = NULL, \
-     rank = at - 60000 * priority::bigint, updated_at = at FROM clock, held WHERE run.run = held.run RETURNING run.run"
+     rank = coalesce(rank, updated_at - 60000 * priority::bigint), updated_at = at FROM clock, held \
+     WHERE run.run = held.run RETURNING run.run"
 );
 
 pub(super) struct Release {

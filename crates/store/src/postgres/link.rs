@@ -17,13 +17,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Address;
 
 /// Longest time that connecting may take, with everything that is set up.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// Longest time that one exchange with the server may take.
 pub(super) const EXCHANGE: Duration = Duration::from_secs(40);
 
@@ -87,6 +87,10 @@ impl Failure {
         let problem = format!("{} (SQLSTATE {})", told.message(), told.code().code());
         let fatal = matches!(told.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         match told.code() {
+            // The server answers; it is this connection that it does not take.
+            code if *code == SqlState::TOO_MANY_CONNECTIONS || code.code().starts_with("28") => {
+                Self::Failed(problem)
+            }
             code if fatal || code.code().starts_with("08") => gone(problem),
             code if *code == SqlState::T_R_SERIALIZATION_FAILURE
                 || *code == SqlState::T_R_DEADLOCK_DETECTED
@@ -161,6 +165,8 @@ pub(super) struct Link {
     client: Client,
     statements: HashMap<&'static str, Statement>,
     committing: AtomicBool,
+    /// The server's number for this connection, once it is set up.
+    backend: Option<i32>,
     driver: JoinHandle<()>,
 }
 
@@ -179,8 +185,14 @@ impl Link {
     ) -> Result<Self, Failure> {
         let connecting = async {
             let mut link = Self::bare(address, hear).await?;
-            let session = format!("{SESSION} SET search_path TO {};", address.schema);
-            link.client.batch_execute(&session).await?;
+            let schema = &address.schema;
+            let session =
+                format!("{SESSION} SET search_path TO {schema}; SELECT pg_backend_pid();");
+            let answers = link.client.simple_query(&session).await?;
+            link.backend = answers.iter().rev().find_map(|answer| match answer {
+                SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+                _ => None,
+            });
             // Once prepared, a statement goes out at the first poll: several keep their order.
             let prepared = statements.into_iter().map(|sql| {
                 let client = &link.client;
@@ -207,11 +219,16 @@ impl Link {
             (client, drive(connection, hear))
         };
         let committing = AtomicBool::new(false);
-        Ok(Self { client, statements: HashMap::new(), committing, driver })
+        Ok(Self { client, statements: HashMap::new(), committing, backend: None, driver })
     }
 
     pub(super) const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The server's number for this connection.
+    pub(super) const fn backend(&self) -> Option<i32> {
+        self.backend
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -3,7 +3,7 @@
 //! `address` says where it is without saying the password, `link` is one connection and what its errors
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
 //! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
-//! `flag`, `prune`. `read` is what the others read, `archive` and `restore` give everything out and take
+//! `flag`, `prune`. `silence` tells a slow answer from none. `read` is what the others read, `archive` and `restore` give everything out and take
 //! everything in, `notify` how nodes wake each other, `clock` what the database's clock says.
 
 mod address;
@@ -23,6 +23,7 @@ mod prune;
 mod read;
 mod restore;
 mod schema;
+mod silence;
 mod task;
 mod writer;
 
@@ -33,6 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::address::Address;
@@ -56,8 +58,8 @@ pub struct PostgresOptions {
     pub schema: String,
     /// Reads that may run side by side; each has a connection of its own. 4, by default; at least 1.
     pub readers: usize,
-    /// How long a call waits for a database that is away before it is [`StoreError::Unavailable`]. 10 s,
-    /// by default.
+    /// How long a call waits for a database that is away before it is [`StoreError::Unavailable`], unless
+    /// its caller has [less patience](crate::with_patience). 10 s, by default.
     pub patience: Duration,
 }
 
@@ -107,10 +109,12 @@ impl PostgresStore {
         let address = Arc::new(Address::parse(url, &schema)?);
         let id = schema::open(&address).await?;
         let outbox = Arc::new(Outbox::default());
-        let writer = Handle::start(Arc::clone(&address), patience, Arc::clone(&outbox)).await?;
-        let readers = Readers::new(Arc::clone(&address), patience, readers);
+        let (renewed, renewals) = watch::channel(0);
+        let writer =
+            Handle::start(Arc::clone(&address), patience, Arc::clone(&outbox), renewed).await?;
+        let readers = Readers::new(Arc::clone(&address), patience, readers, renewals.clone());
         let clock = DatabaseClock::new(readers.read(|link| read::now(link)).await?);
-        let listener = Listener::start(Arc::clone(&address), outbox);
+        let listener = Listener::start(Arc::clone(&address), outbox, renewals);
         let tickets = Mutex::new(HashMap::new());
         Ok(Self { id, address, clock, writer, readers, listener, tickets, moment: None })
     }

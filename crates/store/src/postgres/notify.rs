@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -79,7 +79,12 @@ impl Drop for Listener {
 }
 
 impl Listener {
-    pub(super) fn start(address: Arc<Address>, outbox: Arc<Outbox>) -> Self {
+    /// `renewals` rises when the writer connects anew.
+    pub(super) fn start(
+        address: Arc<Address>,
+        outbox: Arc<Outbox>,
+        renewals: watch::Receiver<u64>,
+    ) -> Self {
         let heard = Arc::new(Outbox::default());
         let ear = Arc::new(Ear {
             own: uuid::Uuid::now_v7().as_simple().to_string(),
@@ -88,7 +93,7 @@ impl Listener {
             echoed: Notify::new(),
         });
         #[expect(clippy::disallowed_methods, reason = "owned by the listener, which ends it")]
-        let task = tokio::spawn(listen(address, outbox, ear));
+        let task = tokio::spawn(listen(address, outbox, ear, renewals));
         Self { heard, task: Some(task) }
     }
 
@@ -170,12 +175,23 @@ fn parse(message: &str) -> Changes {
     changes
 }
 
-async fn listen(address: Arc<Address>, outbox: Arc<Outbox>, ear: Arc<Ear>) {
+async fn listen(
+    address: Arc<Address>,
+    outbox: Arc<Outbox>,
+    ear: Arc<Ear>,
+    mut renewals: watch::Receiver<u64>,
+) {
     let mut pause = PAUSE;
     let mut beat = 0;
     loop {
         let began = Instant::now();
-        let failure = serve(&address, &outbox, &ear, &mut beat).await;
+        renewals.mark_unchanged();
+        let failure = tokio::select! {
+            failure = serve(&address, &outbox, &ear, &mut beat) => failure,
+            // What has befallen the writer's connection has probably befallen this one, or another
+            // server is in charge now.
+            Ok(()) = renewals.changed() => Failure::Lost("the writer has connected anew".to_owned()),
+        };
         tracing::debug!(store = %address, problem = failure.problem(), "the listener connects anew");
         if began.elapsed() > BEAT {
             pause = PAUSE;

@@ -381,7 +381,7 @@ async fn find(link: &Link) -> Result<Vec<String>, Failure> {
         for row in &rows {
             let (run, count): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             found.push(format!(
-                "{count} {what} belong to run number {run}, which has no card; restore a backup"
+                "run number {run} has no card, and {what} ({count}); restore a backup"
             ));
         }
     }

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::address::Address;
 use super::archive::PATIENT;
-use super::link::{EXCHANGE, Failure, Link, step};
+use super::link::{Failure, Link, step};
 use super::prune::CHOOSE;
 use super::schema::{self, head_columns, now_ms};
+use super::silence::exchange;
+use crate::patience::limited;
 use crate::{
     BlobHash, Checkpoint, Fact, FactFilter, FactName, Letter, Page, RunFilter, RunHead, RunId,
     StoreError, StoredEvent, Timestamp,
@@ -80,6 +82,8 @@ const STATEMENTS: [&str; 13] = [
 
 /// How long after a lost connection the next is tried.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What an attempt to connect is given at least, so that it can succeed at all.
+const MOMENT: Duration = Duration::from_secs(1);
 
 const CLOSED: &str = "it has been closed";
 
@@ -87,7 +91,12 @@ const CLOSED: &str = "it has been closed";
 pub(super) struct Readers {
     address: Arc<Address>,
     patience: Duration,
-    free: Mutex<Vec<Link>>,
+    /// With how often the writer had connected anew when they were made.
+    free: Mutex<Vec<(u64, Link)>>,
+    /// Rises when the writer connects anew: the server that wrote is perhaps not the one that is read.
+    renewals: watch::Receiver<u64>,
+    /// Why the last attempt has failed; none if the database was reached since.
+    trouble: Mutex<Option<String>>,
     places: Semaphore,
     /// The moment that every read sees, if they all see one.
     moment: Option<String>,
@@ -96,6 +105,7 @@ pub(super) struct Readers {
 /// A connection in use; it is put back also when the read is dropped.
 struct Borrowed<'a> {
     readers: &'a Readers,
+    renewal: u64,
     link: Option<Link>,
 }
 
@@ -103,7 +113,7 @@ impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         let open = !self.readers.places.is_closed();
         if let Some(link) = self.link.take().filter(|link| open && !link.is_closed()) {
-            self.readers.free.lock().push(link);
+            self.readers.free.lock().push((self.renewal, link));
         }
     }
 }
@@ -112,19 +122,26 @@ impl Drop for Borrowed<'_> {
 pub(super) type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
 impl Readers {
-    pub(super) fn new(address: Arc<Address>, patience: Duration, count: usize) -> Self {
+    pub(super) fn new(
+        address: Arc<Address>,
+        patience: Duration,
+        count: usize,
+        renewals: watch::Receiver<u64>,
+    ) -> Self {
         let places = Semaphore::new(count.max(1));
-        Self { address, patience, free: Mutex::new(Vec::new()), places, moment: None }
+        let (free, trouble) = (Mutex::new(Vec::new()), Mutex::new(None));
+        Self { address, patience, free, renewals, trouble, places, moment: None }
     }
 
-    /// As [`Readers::new`], and every read sees an exported moment.
+    /// Beside no writer; every read sees an exported moment.
     pub(super) fn at(
         moment: String,
         address: Arc<Address>,
         patience: Duration,
         count: usize,
     ) -> Self {
-        Self { moment: Some(moment), ..Self::new(address, patience, count) }
+        let (_, renewals) = watch::channel(0);
+        Self { moment: Some(moment), ..Self::new(address, patience, count, renewals) }
     }
 
     async fn connect(&self) -> Result<Link, Failure> {
@@ -135,21 +152,29 @@ impl Readers {
         Ok(link)
     }
 
-    /// Makes a read, and makes it again while its connection gets lost, until the patience is over.
+    /// Makes a read, and makes it again while its connection gets lost, until the patience is over; if it
+    /// was one that had been made before, at least once.
     pub(super) async fn read<T: Send>(
         &self,
         read: impl for<'a> Fn(&'a Link) -> Reading<'a, T> + Send + Sync,
     ) -> Result<T, StoreError> {
-        let deadline = Instant::now() + self.patience;
-        let place = match timeout_at(deadline, self.places.acquire()).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) => return Err(self.address.unavailable(CLOSED)),
-            Err(_) => {
-                return Err(self.address.unavailable("its connections for reading are all busy"));
-            }
-        };
+        let (began, patience) = (Instant::now(), limited(self.patience));
+        let deadline = began + patience;
+        let away = |problem: &str| self.address.away(problem, patience);
+        let _place = self.place(deadline, began + self.patience).await?;
+        let mut tried_anew = false;
         loop {
-            let problem = match self.attempt(&read).await {
+            let (link, was_free) = match self.link(deadline).await {
+                Ok(link) => link,
+                Err(problem) if Instant::now() + PAUSE >= deadline => {
+                    return Err(away(&problem));
+                }
+                Err(_) => {
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let problem = match self.attempt(link, &read).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Damaged(problem)) => return Err(self.address.damaged(&problem)),
                 Err(Failure::Failed(problem) | Failure::Refused(problem)) => {
@@ -159,33 +184,75 @@ impl Readers {
                     Failure::Lost(problem) | Failure::Doubtful(problem) | Failure::Again(problem),
                 ) => problem,
             };
+            if was_free && !tried_anew {
+                tried_anew = true;
+                continue;
+            }
             if Instant::now() + PAUSE >= deadline {
-                drop(place);
-                return Err(self.address.unavailable(&problem));
+                return Err(away(&problem));
             }
             sleep(PAUSE).await;
         }
     }
 
+    /// Waits for a place. If the others are only busy, it is waited for as long as the store's own
+    /// patience says.
+    async fn place(
+        &self,
+        deadline: Instant,
+        latest: Instant,
+    ) -> Result<SemaphorePermit<'_>, StoreError> {
+        let mut acquire = std::pin::pin!(self.places.acquire());
+        let mut place = timeout_at(deadline, &mut acquire).await;
+        if place.is_err() {
+            if let Some(problem) = &*self.trouble.lock() {
+                return Err(self.address.away(problem, limited(self.patience)));
+            }
+            place = timeout_at(latest, acquire).await;
+        }
+        match place {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) => Err(self.address.unavailable(CLOSED)),
+            Err(_) => Err(self.address.unavailable("its connections for reading are all busy")),
+        }
+    }
+
+    /// A connection, and whether it had been made before; or why there is none.
+    async fn link(&self, deadline: Instant) -> Result<(Borrowed<'_>, bool), String> {
+        let renewal = *self.renewals.borrow();
+        let free = {
+            let mut free = self.free.lock();
+            free.retain(|(made, link)| *made == renewal && !link.is_closed());
+            free.pop()
+        };
+        if let Some((_, link)) = free {
+            return Ok((Borrowed { readers: self, renewal, link: Some(link) }, true));
+        }
+        let connected = timeout_at(deadline.max(Instant::now() + MOMENT), self.connect()).await;
+        let connected = match connected {
+            Ok(Ok(link)) => Ok((Borrowed { readers: self, renewal, link: Some(link) }, false)),
+            Ok(Err(failure)) => Err(failure.problem().to_owned()),
+            Err(_) => Err("it does not answer".to_owned()),
+        };
+        self.trouble.lock().clone_from(&connected.as_ref().err().cloned());
+        connected
+    }
+
     async fn attempt<T: Send>(
         &self,
+        mut borrowed: Borrowed<'_>,
         read: &(impl for<'a> Fn(&'a Link) -> Reading<'a, T> + Send + Sync),
     ) -> Result<T, Failure> {
-        let free = self.free.lock().pop();
-        let link = match free.filter(|link| !link.is_closed()) {
-            Some(link) => link,
-            None => self.connect().await?,
-        };
-        let mut borrowed = Borrowed { readers: self, link: Some(link) };
         let Some(link) = &borrowed.link else { return Err(Failure::Lost(String::new())) };
-        let answer = match timeout(EXCHANGE, read(link)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Lost(format!("it gave no answer within {EXCHANGE:?}"))),
-        };
+        let answer = exchange(link, &self.address, read(link)).await;
+        let lost = matches!(answer, Err(Failure::Lost(_) | Failure::Doubtful(_)));
         // After an error a transaction is of no more use.
-        let pinned = self.moment.is_some() && answer.is_err();
-        if pinned || matches!(answer, Err(Failure::Lost(_) | Failure::Doubtful(_))) {
+        if lost || (self.moment.is_some() && answer.is_err()) {
             drop(borrowed.link.take());
+        }
+        if lost {
+            // What befell this one has probably befallen the others.
+            self.free.lock().clear();
         }
         answer
     }

@@ -15,7 +15,7 @@ const MIGRATIONS: [&str; 1] = [VERSION_1];
 
 // No index on `run` holds a column that the append of a running run changes, so that such an update
 // stays in its page (a HOT update) for which the page keeps room. `rank` is the place in the line of a run
-// that is ready, and null otherwise. A key has an index of fixed length, however long it is.
+// that is ready, kept while it is held, and null otherwise. A key has an index of fixed length, however long it is.
 const VERSION_1: &str = "
     CREATE TABLE run (
         run bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

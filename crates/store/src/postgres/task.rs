@@ -3,12 +3,14 @@
 use std::any::{Any, TypeId};
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::address::Address;
-use super::link::{EXCHANGE, Failure, Link};
+use super::link::{Failure, Link};
+use super::silence::exchange;
 use crate::{Changes, StoreError};
 
 /// How often a batch that met another transaction is tried again before its callers are told.
@@ -82,6 +84,8 @@ pub(super) trait Task: Send {
     fn place(&self) -> Option<[u8; 32]>;
     /// Until when it may wait to be sent.
     fn deadline(&self) -> Instant;
+    /// How long that is from when it came.
+    fn patience(&self) -> Duration;
     /// Answers with an error.
     fn refuse(self: Box<Self>, error: StoreError);
     fn perform(&self) -> Perform;
@@ -109,16 +113,18 @@ pub(super) struct Performed {
 pub(super) struct Request<W: Write> {
     write: W,
     deadline: Instant,
+    patience: Duration,
     reply: oneshot::Sender<Result<W::Answer, StoreError>>,
 }
 
 impl<W: Write> Request<W> {
-    pub(super) const fn new(
+    /// A request that has just come.
+    pub(super) fn new(
         write: W,
-        deadline: Instant,
+        patience: Duration,
         reply: oneshot::Sender<Result<W::Answer, StoreError>>,
     ) -> Self {
-        Self { write, deadline, reply }
+        Self { write, deadline: Instant::now() + patience, patience, reply }
     }
 
     fn settle(self, outcome: Result<W::Answer, StoreError>) {
@@ -144,6 +150,10 @@ impl<W: Write> Task for Request<W> {
         self.deadline
     }
 
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+
     fn refuse(self: Box<Self>, error: StoreError) {
         self.settle(Err(error));
     }
@@ -167,7 +177,7 @@ async fn perform<W: Write>(batch: Vec<Box<dyn Task>>, link: &Link, address: &Add
             performed.unsent.extend(boxed(group));
             continue;
         }
-        match attempt(&group, link).await {
+        match attempt(&group, link, address).await {
             Ok(written) => {
                 performed.changes.merge(written.changes);
                 for (request, answer) in group.into_iter().zip(written.answers) {
@@ -225,29 +235,20 @@ fn boxed<W: Write>(group: Vec<Request<W>>) -> impl Iterator<Item = Box<dyn Task>
 async fn attempt<W: Write>(
     group: &[Request<W>],
     link: &Link,
+    address: &Address,
 ) -> Result<Written<W::Answer>, Failure> {
     let batch: Vec<&W> = group.iter().map(|request| &request.write).collect();
     let mut tries = 1;
     loop {
-        let failure = match timeout(EXCHANGE, W::write(&batch, link)).await {
-            Ok(Ok(written)) => return Ok(written),
-            Ok(Err(failure)) => failure,
-            Err(_) => {
-                let problem = format!("it gave no answer within {EXCHANGE:?}");
-                let committing = link.is_committing();
-                return Err(if committing {
-                    Failure::Doubtful(problem)
-                } else {
-                    Failure::Lost(problem)
-                });
-            }
+        let failure = match exchange(link, address, W::write(&batch, link)).await {
+            Ok(written) => return Ok(written),
+            Err(failure) => failure,
         };
         if matches!(failure, Failure::Lost(_) | Failure::Doubtful(_)) {
             return Err(failure);
         }
-        match timeout(EXCHANGE, link.rollback()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(Failure::Lost(failure.problem().to_owned())),
+        if exchange(link, address, link.rollback()).await.is_err() {
+            return Err(Failure::Lost(failure.problem().to_owned()));
         }
         if !matches!(failure, Failure::Again(_)) || tries == TRIES {
             return Err(failure);

@@ -4,19 +4,21 @@
 //! When the connection is lost the task connects anew. What was not sent waits for it, up to a limit.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::address::Address;
 use super::link::Link;
 use super::notify::Outbox;
 use super::task::{Request, Task, Write};
 use super::{append, claim, facts, flag, keys, lease, prune};
+use crate::patience::limited;
 use crate::{NewRun, StoreError};
 
 /// Most requests in one transaction.
@@ -69,6 +71,8 @@ pub(super) struct Handle {
 struct Writer {
     address: Arc<Address>,
     outbox: Arc<Outbox>,
+    /// How often it has connected anew.
+    renewed: watch::Sender<u64>,
     waiting: VecDeque<Box<dyn Task>>,
     link: Option<Link>,
     /// Why there is no connection, and when the next attempt is due.
@@ -87,6 +91,7 @@ impl Handle {
         address: Arc<Address>,
         patience: Duration,
         outbox: Arc<Outbox>,
+        renewed: watch::Sender<u64>,
     ) -> Result<Self, StoreError> {
         let link = Link::connect(&address, statements(), None)
             .await
@@ -95,6 +100,7 @@ impl Handle {
         let writer = Writer {
             address: Arc::clone(&address),
             outbox,
+            renewed,
             waiting: VecDeque::new(),
             link: Some(link),
             outage: None,
@@ -114,13 +120,13 @@ impl Handle {
     pub(super) async fn write<W: Write>(&self, write: W) -> Result<W::Answer, StoreError> {
         let queue = self.queue.lock().clone();
         let queue = queue.ok_or_else(|| self.address.unavailable(self.refusal))?;
-        let deadline = Instant::now() + self.patience;
+        let patience = limited(self.patience);
         let (reply, answer) = oneshot::channel();
-        let request = Box::new(Request::new(write, deadline, reply));
-        match timeout_at(deadline, queue.send(request)).await {
+        let request = Box::new(Request::new(write, patience, reply));
+        match timeout(patience, queue.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(self.address.unavailable(CLOSED)),
-            Err(_) => return Err(self.address.unavailable(&crowded(self.patience))),
+            Err(_) => return Err(self.address.unavailable(&crowded(patience))),
         }
         // Held any longer, it would keep the writer from closing.
         drop(queue);
@@ -158,7 +164,7 @@ impl Writer {
             }
             match self.link.take().filter(|link| !link.is_closed()) {
                 Some(link) => self.write(link).await,
-                None => self.connect().await,
+                None => self.connect(&mut requests).await,
             }
         }
     }
@@ -183,33 +189,62 @@ impl Writer {
     }
 
     /// Tries to connect, when it is due; answers those who have waited long enough.
-    async fn connect(&mut self) {
+    async fn connect(&mut self, requests: &mut mpsc::Receiver<Box<dyn Task>>) {
         let due = self.outage.as_ref().map_or_else(Instant::now, |outage| outage.retry_at);
-        let patient = self.waiting.iter().map(|task| task.deadline()).min();
-        let until = patient.map_or(due, |patient| patient.min(due));
-        sleep_until(until).await;
-        if until >= due {
-            let attempt = Link::connect(&self.address, statements(), None);
-            let limit = patient.unwrap_or_else(|| Instant::now() + PAUSE_MAX);
-            // An attempt is not given less than a moment, so that it can succeed at all.
-            let connected = timeout_at(limit.max(Instant::now() + PAUSE_MAX), attempt).await;
-            let problem = match connected {
-                Ok(Ok(link)) => {
-                    if self.outage.take().is_some() {
-                        tracing::info!(store = %self.address, "the store is back");
-                    }
-                    self.link = Some(link);
-                    return;
+        let address = Arc::clone(&self.address);
+        let attempt = async move {
+            sleep_until(due).await;
+            Link::connect(&address, statements(), None).await
+        };
+        let problem = match self.meanwhile(requests, attempt).await {
+            None => return,
+            Some(Ok(link)) => {
+                if self.outage.take().is_some() {
+                    tracing::info!(store = %self.address, "the store is back");
                 }
-                Ok(Err(failure)) => failure.problem().to_owned(),
-                Err(_) => "it does not answer".to_owned(),
+                self.renewed.send_modify(|renewed| *renewed += 1);
+                self.link = Some(link);
+                return;
+            }
+            Some(Err(failure)) => failure.problem().to_owned(),
+        };
+        let pause = self.outage.as_ref().map_or(PAUSE, |outage| outage.pause * 2);
+        let pause = pause.min(PAUSE_MAX);
+        self.expire(&problem);
+        self.outage = Some(Outage { problem, pause, retry_at: Instant::now() + pause });
+    }
+
+    /// Waits for something; takes in requests meanwhile and answers those who have waited long enough.
+    /// `None` if nobody waits any more and nobody will.
+    async fn meanwhile<T>(
+        &mut self,
+        requests: &mut mpsc::Receiver<Box<dyn Task>>,
+        awaited: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut awaited = pin!(awaited);
+        let mut open = true;
+        while open || !self.waiting.is_empty() {
+            let patient = self.waiting.iter().map(|task| task.deadline()).min();
+            let over = async {
+                match patient {
+                    Some(patient) => sleep_until(patient).await,
+                    None => std::future::pending().await,
+                }
             };
-            let pause = self.outage.as_ref().map_or(PAUSE, |outage| outage.pause * 2);
-            let pause = pause.min(PAUSE_MAX);
-            self.outage = Some(Outage { problem, pause, retry_at: Instant::now() + pause });
+            tokio::select! {
+                biased;
+                came = &mut awaited => return Some(came),
+                next = requests.recv(), if open && self.waiting.len() < QUEUE_REQUESTS => match next {
+                    Some(next) => self.waiting.push_back(next),
+                    None => open = false,
+                },
+                () = over => {
+                    let problem = self.outage.as_ref().map(|outage| outage.problem.clone());
+                    self.expire(problem.as_deref().unwrap_or("it does not answer"));
+                }
+            }
         }
-        let problem = self.outage.as_ref().map(|outage| outage.problem.clone());
-        self.expire(&problem.unwrap_or_default());
+        None
     }
 
     /// Answers those whose time to wait is over; they have written nothing, or what they wrote can be
@@ -220,7 +255,8 @@ impl Writer {
         self.waiting = waiting;
         let over: VecDeque<Box<dyn Task>> = over;
         for task in over {
-            task.refuse(self.address.unavailable(problem));
+            let away = self.address.away(problem, task.patience());
+            task.refuse(away);
         }
     }
 }

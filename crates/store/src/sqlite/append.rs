@@ -194,7 +194,8 @@ impl Card {
                 connection
                     .prepare_cached(
                         "UPDATE run SET epoch = ?2, head_seq = ?3, updated_at = ?4, summary = ?5, \
-                         state = ?6, disposition = ?7, wake_at = ?8, rank = ?9, problem = ?10, \
+                         state = ?6, disposition = ?7, wake_at = ?8, problem = ?10, \
+                         rank = CASE WHEN ?7 = 1 THEN rank ELSE ?9 END, \
                          owner = CASE WHEN ?7 = 1 THEN owner END WHERE run = ?1",
                     )?
                     .execute(params![

@@ -43,7 +43,8 @@ impl Write for Retire {
         connection
             .prepare_cached(
                 "UPDATE run SET disposition = 0, owner = NULL, updated_at = ?2, \
-                 rank = ?2 - ?3 * priority WHERE disposition = 1 AND owner = ?1",
+                 rank = coalesce(rank, updated_at - ?3 * priority) \
+                 WHERE disposition = 1 AND owner = ?1",
             )?
             .execute(params![node, at.0, millis(Some(AGEING))])?;
         Ok(())
@@ -64,7 +65,8 @@ impl Write for Release {
         connection
             .prepare_cached(
                 "UPDATE run SET disposition = 0, owner = NULL, updated_at = ?3, \
-                 rank = ?3 - ?4 * priority WHERE id = ?1 AND epoch = ?2 AND disposition = 1",
+                 rank = coalesce(rank, updated_at - ?4 * priority) \
+                 WHERE id = ?1 AND epoch = ?2 AND disposition = 1",
             )?
             .execute(params![self.run.as_bytes(), epoch, at.0, millis(Some(AGEING))])?;
         Ok(())
@@ -86,7 +88,7 @@ impl Write for Claim {
         }
         make_ready(connection, at)?;
         let mut claim = connection.prepare_cached(concat!(
-            "UPDATE run SET disposition = 1, wake_at = NULL, rank = NULL, owner = ?2, \
+            "UPDATE run SET disposition = 1, wake_at = NULL, owner = ?2, \
              epoch = epoch + 1, updated_at = ?3 WHERE run = ?1 RETURNING ",
             head_columns!()
         ))?;
@@ -98,7 +100,9 @@ impl Write for Claim {
     }
 }
 
-/// Runs whose wake-up time has come, or whose owner's lease has expired, become ready.
+/// Runs whose wake-up time has come, or whose owner's lease has expired, become ready; the latter at the
+/// place that they had. One that an earlier release has claimed has none: its waiting begins with what its
+/// card tells last.
 fn make_ready(connection: &Connection, at: Timestamp) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -109,8 +113,8 @@ fn make_ready(connection: &Connection, at: Timestamp) -> rusqlite::Result<()> {
     // From now on the owner that lives no more, or believes that it still does, writes nothing.
     connection
         .prepare_cached(
-            "UPDATE run SET disposition = 0, rank = updated_at - ?2 * priority, owner = NULL, \
-             updated_at = ?1 WHERE disposition = 1 AND NOT EXISTS \
+            "UPDATE run SET disposition = 0, rank = coalesce(rank, updated_at - ?2 * priority), \
+             owner = NULL, updated_at = ?1 WHERE disposition = 1 AND NOT EXISTS \
              (SELECT 1 FROM node WHERE node.id = run.owner AND node.expires_at > ?1)",
         )?
         .execute(params![at.0, millis(Some(AGEING))])?;

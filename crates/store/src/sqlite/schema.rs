@@ -79,7 +79,7 @@ const VERSION_2: &str = "
     CREATE INDEX operation_expiry ON operation (expires_at) WHERE expires_at IS NOT NULL;
 ";
 
-// `rank` is set whenever a run becomes ready and says nothing otherwise. Runs of older stores are found by
+// `rank` is set whenever a run becomes ready, kept while it is held, and says nothing otherwise. Runs of older stores are found by
 // everything but their text, and their blobs are kept for good.
 const VERSION_3: &str = "
     ALTER TABLE run ADD COLUMN rank INTEGER;

@@ -1,6 +1,7 @@
 //! What can be provoked only from inside: a medium that is full, a value that has rotted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::contract::{append, new_run};
@@ -83,6 +84,30 @@ async fn a_value_outside_the_schema_costs_only_its_own_run() {
 }
 
 #[tokio::test]
+async fn c5_what_an_earlier_release_had_claimed_finds_its_place_in_the_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = path(&directory);
+    let ttl = Duration::from_secs(600);
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    let (dead, heir) = (NodeId::generate(), NodeId::generate());
+    store.renew(&dead, ttl).await.unwrap();
+    let held = new_run();
+    let id = held.id;
+    store.create(held).await.unwrap();
+    store.claim(&dead, 9, &Caps::default()).await.unwrap();
+    store.close().await.unwrap();
+    let connection = Connection::open(&path).unwrap();
+    // It kept no place of a run that is held.
+    assert_eq!(connection.execute("UPDATE run SET rank = NULL", []).unwrap(), 1);
+    drop(connection);
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    store.renew(&heir, ttl).await.unwrap();
+    store.create(new_run()).await.unwrap();
+    let claimed = store.claim(&heir, 1, &Caps::default()).await.unwrap();
+    assert_eq!(claimed.iter().map(|head| head.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
 async fn the_log_is_moved_into_the_file_while_writing() {
     let directory = tempfile::tempdir().unwrap();
     let path = path(&directory);
@@ -138,4 +163,36 @@ async fn every_filter_finds_its_page_by_an_index() {
         let is_search = plan.contains("VIRTUAL TABLE");
         assert_eq!(plan.contains("USE TEMP B-TREE"), is_search, "it sorts: {plan}");
     }
+}
+
+#[tokio::test]
+async fn a_tag_and_a_word_are_not_looked_for_each_in_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(path(&directory), SqliteOptions::default()).unwrap();
+    let word = || vec!["invoice".to_owned()];
+    let tag = || Some("x".to_owned());
+    let plans = store.read(move |connection| {
+        let both = RunFilter { tag: tag(), text: word(), ..RunFilter::default() };
+        let all = RunFilter { tenant: tag(), ..both.clone() };
+        Ok([plan(connection, both), plan(connection, all)])
+    });
+    for plan in plans.await.unwrap() {
+        assert!(plan.contains("tag USING PRIMARY KEY (tag=?"), "{plan}");
+        assert!(!plan.contains("rowid=?"), "the runs of the tag times those with the word: {plan}");
+    }
+}
+
+#[tokio::test]
+async fn what_removes_a_run_looks_at_no_other_runs_tags() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(path(&directory), SqliteOptions::default()).unwrap();
+    let steps = store.read(|connection| {
+        let sql = format!("EXPLAIN QUERY PLAN {}", prune::DELETE_TAG);
+        let mut explain = connection.prepare(&sql).unwrap();
+        let id = RunId::generate();
+        let steps = explain.query_map(rusqlite::params!["x", id.as_bytes()], |row| row.get(3));
+        Ok(steps.unwrap().map(|step| step.unwrap()).collect::<Vec<String>>().join("; "))
+    });
+    let steps = steps.await.unwrap();
+    assert!(steps.contains("PRIMARY KEY (tag=? AND id=?)"), "{steps}");
 }

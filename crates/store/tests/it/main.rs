@@ -14,6 +14,8 @@ mod damage;
 mod medium;
 mod memory;
 mod postgres;
+mod postgres_outage;
+mod postgres_proxy;
 mod postgres_server;
 #[cfg(target_os = "linux")]
 mod power;

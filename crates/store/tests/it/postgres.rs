@@ -13,6 +13,7 @@ use steadfast_store::{
     Prune, Pruned, Record, RunHead, RunId, SqliteOptions, SqliteStore, Store, StoreError,
     Timestamp, Upkeep as _,
 };
+use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 
 use crate::postgres_server::{Server, fresh_schema, shared};
@@ -28,15 +29,15 @@ mod contract {
     steadfast_store::contract_tests!(open_store, #[tokio::test]);
 }
 
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// By when the slowest machine has done what a test waits for.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn open(server: &Server, schema: &str) -> Result<PostgresStore, StoreError> {
     connect(server, schema, Duration::from_secs(10)).await
 }
 
-async fn connect(
+pub(crate) async fn connect(
     server: &Server,
     schema: &str,
     patience: Duration,
@@ -47,7 +48,7 @@ async fn connect(
 }
 
 /// A connection past the store.
-async fn administrator(server: &Server) -> tokio_postgres::Client {
+pub(crate) async fn administrator(server: &Server) -> tokio_postgres::Client {
     let connected = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await;
     let (client, connection) = connected.unwrap();
     #[expect(clippy::disallowed_methods, reason = "it ends with the client")]
@@ -59,7 +60,7 @@ fn event(body: String) -> NewEvent {
     NewEvent { kind: "noted".into(), version: 1, body: body.into() }
 }
 
-fn new_run() -> NewRun {
+pub(crate) fn new_run() -> NewRun {
     let head = HeadUpdate {
         state: "queued".to_owned(),
         disposition: Disposition::Ready,
@@ -69,14 +70,14 @@ fn new_run() -> NewRun {
     NewRun::new("acme".to_owned(), "clerk".to_owned(), vec![event("created".to_owned())], head)
 }
 
-fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
+pub(crate) fn append(run: RunId, epoch: u64, expected_seq: u64) -> Append {
     Append {
         events: vec![event(format!("{expected_seq}"))],
         ..Append::new(run, Fence::Holding { epoch }, expected_seq)
     }
 }
 
-async fn create(store: &PostgresStore) -> RunId {
+pub(crate) async fn create(store: &PostgresStore) -> RunId {
     match store.create(new_run()).await.unwrap() {
         Created::New(head) => head.id,
         Created::Existing(head) => panic!("{head:?} is not new"),
@@ -85,14 +86,14 @@ async fn create(store: &PostgresStore) -> RunId {
 
 /// How far the load is.
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     acknowledged: AtomicU64,
     over: AtomicBool,
 }
 
 impl Load {
     /// Waits until the store has acknowledged so many appends more.
-    async fn more(&self, appends: u64) {
+    pub(crate) async fn more(&self, appends: u64) {
         let goal = self.acknowledged.load(Ordering::Relaxed) + appends;
         let deadline = tokio::time::Instant::now() + DEADLINE;
         while self.acknowledged.load(Ordering::Relaxed) < goal {
@@ -125,7 +126,7 @@ async fn grow(store: &PostgresStore, run: RunId, load: &Load) -> u64 {
 }
 
 /// Lets 16 runs grow while `disturb` is at work, then looks whether everything acknowledged is there.
-async fn nothing_is_lost(store: &Arc<PostgresStore>, disturb: impl AsyncFnOnce(&Load)) {
+pub(crate) async fn nothing_is_lost(store: &Arc<PostgresStore>, disturb: impl AsyncFnOnce(&Load)) {
     let load = Arc::new(Load::default());
     let mut growing = JoinSet::new();
     for _ in 0..16 {
@@ -171,7 +172,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_crashes_and_restarts_under
 async fn nothing_acknowledged_is_lost_when_connections_are_terminated() {
     let Some(server) = shared() else { return };
     // Only its own connections have this name.
-    let store = named_store(server, "terminated").await;
+    let store = fresh_store(server, "terminated").await;
     let administrator = administrator(server).await;
     let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE application_name = 'terminated'";
@@ -186,7 +187,7 @@ async fn nothing_acknowledged_is_lost_when_connections_are_terminated() {
 }
 
 /// A store whose connections the server shows under this name.
-async fn named_store(server: &Server, name: &str) -> Arc<PostgresStore> {
+pub(crate) async fn fresh_store(server: &Server, name: &str) -> Arc<PostgresStore> {
     let url = format!("{}?application_name={name}", server.url());
     let options = PostgresOptions { schema: fresh_schema(), ..PostgresOptions::default() };
     Arc::new(PostgresStore::connect(&url, options).await.unwrap())
@@ -553,35 +554,62 @@ async fn nothing_is_taken_into_a_store_that_a_node_works_with_or_another_process
     assert!(matches!(occupied, StoreError::Occupied { .. }), "{occupied:?}");
 }
 
+/// How often all who refer let go, and how much each of them refers in between.
+const SPELLS: usize = 15;
+const SPELL: usize = 10;
+
 /// A blob that is always one of the same few.
 fn shared_blob(number: usize) -> Blob {
     Blob::new(Bytes::from(format!("shared {}", number % 3)))
 }
 
-/// Creates runs that are over at once, and others that go on and refer to the same blobs.
-async fn refer(store: &PostgresStore, rounds: usize) -> Vec<RunId> {
+/// Creates runs that are over at once, and others that go on and refer to the same blobs; a few of these
+/// are still alive at the end.
+///
+/// After each spell but the last, all who refer wait for each other. Nobody then holds a blob, so that
+/// those who prune are bound to take at least one that was there in this spell; the next begins as soon as
+/// they say so, while they are still at it.
+async fn refer(
+    store: &PostgresStore,
+    together: &Barrier,
+    mut gone: watch::Receiver<u64>,
+) -> Vec<RunId> {
     let mut living = Vec::new();
-    for number in 0..rounds {
-        let blobs = vec![shared_blob(number), shared_blob(number + 1)];
-        let head = HeadUpdate { disposition: Disposition::Ended, ..new_run().head };
-        let over = NewRun { head, blobs: blobs.clone(), ..new_run() };
-        store.create(over).await.unwrap();
-        let run = create(store).await;
-        store.append(Append { blobs, ..append(run, 0, 1) }).await.unwrap();
-        // What it wrote is there, whatever is pruned meanwhile.
-        for blob in [shared_blob(number), shared_blob(number + 1)] {
-            let found = store.blob(blob.hash).await.unwrap();
-            assert_eq!(found, Some(blob.bytes), "a blob is gone that has just been referred to");
-        }
-        // Only sometimes does anybody hold on to it.
-        let head = Some(HeadUpdate { disposition: Disposition::Ended, ..new_run().head });
-        if number % 50 == 49 {
-            living.push(run);
-        } else {
+    for spell in 1..=SPELLS {
+        let before = *gone.borrow();
+        for number in 0..SPELL {
+            let run = refer_once(store, number).await;
+            if spell == SPELLS && number % 5 == 4 {
+                living.push(run);
+                continue;
+            }
+            let head = Some(HeadUpdate { disposition: Disposition::Ended, ..new_run().head });
             store.append(Append { head, ..append(run, 0, 2) }).await.unwrap();
+        }
+        if spell < SPELLS {
+            together.wait().await;
+            let taken = tokio::time::timeout(DEADLINE, gone.wait_for(|gone| *gone > before)).await;
+            let taken = taken.unwrap_or_else(|_| panic!("nobody took a blob after spell {spell}"));
+            assert!(*taken.unwrap() > before);
         }
     }
     living
+}
+
+/// Refers to two blobs, from a run that is over and from one that goes on.
+async fn refer_once(store: &PostgresStore, number: usize) -> RunId {
+    let blobs = vec![shared_blob(number), shared_blob(number + 1)];
+    let head = HeadUpdate { disposition: Disposition::Ended, ..new_run().head };
+    let over = NewRun { head, blobs: blobs.clone(), ..new_run() };
+    store.create(over).await.unwrap();
+    let run = create(store).await;
+    store.append(Append { blobs: blobs.clone(), ..append(run, 0, 1) }).await.unwrap();
+    // What it wrote is there, whatever is pruned meanwhile.
+    for blob in blobs {
+        let found = store.blob(blob.hash).await.unwrap();
+        assert_eq!(found, Some(blob.bytes), "a blob is gone that has just been referred to");
+    }
+    run
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -592,24 +620,26 @@ async fn nodes_that_prune_never_take_a_blob_that_another_is_referring_to() {
     for _ in 0..4 {
         stores.push(Arc::new(open(server, &schema).await.unwrap()));
     }
-    let over = Arc::new(AtomicBool::new(false));
+    let (gone, seen) = watch::channel(0);
+    let (gone, over) = (Arc::new(gone), Arc::new(AtomicBool::new(false)));
     let mut pruning = JoinSet::new();
     for store in &stores[..2] {
-        let (store, over) = (Arc::clone(store), Arc::clone(&over));
+        let (store, over, gone) = (Arc::clone(store), Arc::clone(&over), Arc::clone(&gone));
         pruning.spawn(async move {
             let mut all = Pruned::default();
             while !over.load(Ordering::Relaxed) {
-                all = all.plus(prune_all(&store).await);
+                let pruned = prune_all(&store).await;
+                gone.send_modify(|gone| *gone += pruned.blobs);
+                all = all.plus(pruned);
             }
             all
         });
     }
-    let mut referring = JoinSet::new();
-    for store in &stores[2..] {
-        for _ in 0..2 {
-            let store = Arc::clone(store);
-            referring.spawn(async move { refer(&store, 150).await });
-        }
+    let (mut referring, together) = (JoinSet::new(), Arc::new(Barrier::new(4)));
+    for store in [&stores[2], &stores[2], &stores[3], &stores[3]] {
+        let (store, together) = (Arc::clone(store), Arc::clone(&together));
+        let seen = seen.clone();
+        referring.spawn(async move { refer(&store, &together, seen).await });
     }
     let mut living = Vec::new();
     while let Some(referred) = referring.join_next().await {
@@ -621,21 +651,11 @@ async fn nodes_that_prune_never_take_a_blob_that_another_is_referring_to() {
         pruned = pruned.plus(one.unwrap());
     }
     pruned = pruned.plus(prune_all(&stores[0]).await);
-    assert_eq!(pruned.runs, 4 * 150 * 2 - living.len() as u64, "each run once: {pruned:?}");
-    assert!(pruned.blobs > 3, "no blob ever went, so nothing was tried: {pruned:?}");
+    let made = 4 * SPELLS * SPELL * 2 - living.len();
+    assert_eq!(pruned.runs, made as u64, "each run once: {pruned:?}");
+    assert!(pruned.blobs >= SPELLS as u64 - 1, "{pruned:?}");
     assert_eq!(stores[0].examine().await.unwrap(), Vec::<String>::new());
-    // And nothing is left behind that nobody holds.
-    let administrator = administrator(server).await;
-    for (what, left) in [
-        ("blob WHERE NOT EXISTS (SELECT 1 FROM {}.blob_ref WHERE blob_ref.hash = blob.hash)", 0),
-        ("meta WHERE name LIKE 'pruning/%'", 0),
-        ("run", living.len() as i64),
-        ("event", living.len() as i64 * 2),
-    ] {
-        let count = format!("SELECT count(*) FROM {{}}.{what}").replace("{}", &schema);
-        let row = administrator.query_one(&count, &[]).await.unwrap();
-        assert_eq!(row.get::<_, i64>(0), left, "{what}");
-    }
+    nothing_is_left_but(server, &schema, living.len() as i64).await;
     for run in living {
         let last = Append {
             head: Some(HeadUpdate { disposition: Disposition::Ended, ..new_run().head }),
@@ -644,8 +664,23 @@ async fn nodes_that_prune_never_take_a_blob_that_another_is_referring_to() {
         stores[0].append(last).await.unwrap();
     }
     prune_all(&stores[0]).await;
-    let row = administrator.query_one(&format!("SELECT count(*) FROM {schema}.blob"), &[]).await;
-    assert_eq!(row.unwrap().get::<_, i64>(0), 0);
+    nothing_is_left_but(server, &schema, 0).await;
+}
+
+/// Nothing is in the tables but so many runs of two events, and what these hold.
+async fn nothing_is_left_but(server: &Server, schema: &str, living: i64) {
+    let administrator = administrator(server).await;
+    for (what, left) in [
+        ("blob WHERE NOT EXISTS (SELECT 1 FROM {}.blob_ref WHERE blob_ref.hash = blob.hash)", 0),
+        ("meta WHERE name LIKE 'pruning/%'", 0),
+        ("run", living),
+        ("event", living * 2),
+        ("blob_ref", living * 2),
+    ] {
+        let count = format!("SELECT count(*) FROM {{}}.{what}").replace("{}", schema);
+        let row = administrator.query_one(&count, &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), left, "{what}");
+    }
 }
 
 /// Removes what has ended by now.
@@ -671,6 +706,6 @@ async fn what_belongs_to_nothing_and_what_is_missing_is_found() {
     administrator(server).await.batch_execute(&damage).await.unwrap();
     let found = store.examine().await.unwrap();
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("2 events belong to run number 77"), "{found:?}");
+    assert!(found[0].contains("run number 77 has no card, and events (2)"), "{found:?}");
     assert!(found[1].contains(&blob.hash.to_string()), "{found:?}");
 }

@@ -36,7 +36,7 @@ rm -rf "$folder"
 pub(crate) struct Server {
     folder: PathBuf,
     programs: PathBuf,
-    port: u16,
+    pub(crate) port: u16,
     /// Dropping it closes the pipe.
     _guard: Child,
 }
@@ -95,7 +95,13 @@ impl Server {
 
     /// Where a database is, with user and password.
     pub(crate) fn url(&self) -> String {
-        format!("postgres://clerk:{PASSWORD_IN_URL}@127.0.0.1:{}/postgres", self.port)
+        self.url_at(self.port)
+    }
+
+    /// The same behind another port, which leads here.
+    #[expect(clippy::unused_self, reason = "every server has the same user")]
+    pub(crate) fn url_at(&self, port: u16) -> String {
+        format!("postgres://clerk:{PASSWORD_IN_URL}@127.0.0.1:{port}/postgres")
     }
 
     /// Stops the server: `fast` cuts its connections off in order, `immediate` is as a power cut.
@@ -131,12 +137,23 @@ impl Server {
     }
 }
 
-/// A port that is free, and below those that systems give to connections: while the server is restarted,
-/// nobody else may get it.
+/// A port that is free, below those that systems give to connections, and given once: while a server is
+/// restarted, nobody else may get its port. Other processes begin somewhere else.
 fn free_port() -> u16 {
-    let first = 12_000 + u16::try_from(std::process::id() % 20_000).expect("small");
-    let mut ports = (first..32_000).chain(12_000..first);
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
+    const FIRST: usize = 12_000;
+    const COUNT: usize = 20_000;
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    // Processes that begin together have numbers side by side.
+    let begin = (std::process::id() as usize).wrapping_mul(7919);
+    for _ in 0..COUNT {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(given) % COUNT;
+        let port = u16::try_from(port).expect("small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free")
 }
 
 fn guard(folder: &Path, programs: &Path) -> Child {

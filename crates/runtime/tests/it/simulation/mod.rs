@@ -1,8 +1,8 @@
 //! A seeded simulation of scheduler and leases: several nodes on one store, in paused time, with tenants
 //! that have long and short runs, and with nodes that die, lose their lease or are cut off.
 //!
-//! What is checked is said in [`observer`]. Each check is shown to fail: a defect is built into the store,
-//! and the simulation must notice.
+//! The store is in memory or in a file. What is checked is said in [`observer`]. Each check is shown to
+//! fail: a defect is built into the store, and the simulation must notice.
 
 mod node_store;
 mod observer;
@@ -16,11 +16,12 @@ use fastrand::Rng;
 use serde::Deserialize;
 use steadfast_runtime::code::{RunContext, StepError};
 use steadfast_runtime::{Catalog, Runtime, RuntimeOptions, SubmitRun};
-use steadfast_store::{Caps, Disposition, MemoryStore, RunId, Store};
+use steadfast_store::{Caps, Disposition, MemoryStore, RunId, SqliteOptions, SqliteStore, Store};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::node_store::{Defect, NodeStore, Trouble};
 use self::observer::Observer;
+use crate::crash_store::CrashStore;
 
 /// How many tenants there are.
 const TENANTS: usize = 4;
@@ -220,6 +221,9 @@ fn in_memory() -> Arc<dyn Store> {
 
 const SEEDS: u64 = 120;
 
+/// Fewer: a file is synced at each write.
+const SEEDS_ON_FILE: u64 = 8;
+
 /// Seeds with which a defect must be noticed by at least one.
 const SEEDS_WITH_DEFECT: u64 = 20;
 
@@ -248,6 +252,25 @@ async fn c5_nodes_share_their_work_as_said_whatever_happens_to_them() {
     // A simulation in which nothing goes wrong shows nothing.
     assert!(refused > 10, "only {refused} appends of former owners were refused");
     assert!(claims > 60 * usize::try_from(SEEDS).expect("few"), "no run ever changed hands");
+}
+
+/// The same rules, with the statements and the writer of a file.
+#[tokio::test(start_paused = true)]
+async fn c5_nodes_share_their_work_as_said_on_a_store_in_a_file() {
+    let mut refused = 0;
+    for seed in 0..SEEDS_ON_FILE {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("simulation.db");
+        let store = SqliteStore::open(path, SqliteOptions::default()).expect("opens");
+        let store: Arc<dyn Store> = CrashStore::threaded(Arc::new(store));
+        let outcome = simulate(Arc::clone(&store), seed, 60, Defect::None).await;
+        store.close().await.expect("closes");
+        assert!(outcome.broken.is_empty(), "seed {seed}: {:#?}", outcome.broken);
+        assert!(outcome.claims >= 60, "seed {seed}: only {} claims", outcome.claims);
+        refused += outcome.refused;
+    }
+    println!("{SEEDS_ON_FILE} seeds, {refused} appends of former owners refused");
+    assert!(refused > 0, "no append of a former owner was refused");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! `steadfast store check`: everything is read once, with the eyes of whoever would use it.
 
 use serde_json::json;
-use steadfast_runtime::audit;
+use steadfast_guard::counted;
+use steadfast_runtime::{audit, remedied};
 use steadfast_store::{BlobHash, Record, RunFilter, Store, StoreError};
 
 use super::super::{Exit, Output, output};
@@ -20,11 +21,15 @@ pub(super) async fn check(store: &dyn Store, format: Output) -> anyhow::Result<E
     match format {
         Output::Json => output::json(&json!({ "ok": ok, "runs": runs, "findings": findings }))?,
         Output::Text => {
-            findings.iter().for_each(|finding| output::data(finding));
+            for finding in &findings {
+                output::data(finding)?;
+            }
             if ok {
-                output::data(&format!("ok: {}, {runs} runs", store.describe()));
+                let runs = counted(runs, "run");
+                output::data(&format!("ok: {}, {runs}", store.describe()))?;
             } else {
-                output::talk(&format!("{} findings in {}", findings.len(), store.describe()));
+                let found = counted(findings.len() as u64, "finding");
+                output::talk(&format!("{found} in {}", store.describe()));
             }
         }
     }
@@ -43,7 +48,7 @@ async fn bodies(
             Ok(records) if records.is_empty() => return Ok(()),
             Ok(records) => records,
             Err(error @ StoreError::Damaged { .. }) => {
-                findings.push(format!("{error}; restore a backup"));
+                findings.push(remedied(&error.to_string()));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -71,7 +76,7 @@ async fn runs(
         let page = match store.list(filter.clone()).await {
             Ok(page) => page,
             Err(error @ StoreError::Damaged { .. }) => {
-                findings.push(format!("{error}; restore a backup"));
+                findings.push(remedied(&error.to_string()));
                 return Ok(runs);
             }
             Err(error) => return Err(error.into()),
@@ -84,7 +89,7 @@ async fn runs(
                     findings.extend(flaws.iter().map(|flaw| format!("run {}: {flaw}", head.id)));
                 }
                 Err(error @ StoreError::Unavailable { .. }) => return Err(error.into()),
-                Err(error) => findings.push(format!("run {}: {error}; restore a backup", head.id)),
+                Err(error) => findings.push(remedied(&format!("run {}: {error}", head.id))),
             }
         }
         if page.next.is_none() {

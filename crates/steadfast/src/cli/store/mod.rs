@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
+use steadfast_guard::counted;
 use steadfast_runtime::Status;
 use steadfast_store::{PostgresStore, Prune, Pruned, SqliteOptions, SqliteStore, Store, Timestamp};
 
@@ -171,8 +172,9 @@ async fn refuse_in_use(place: &StorePlace) -> anyhow::Result<()> {
     store.close().await?;
     ensure!(
         nodes == 0,
-        "{} is in use by {nodes} nodes: stop them, or wait until their leases are over",
-        store.describe()
+        "{} is in use by {}: stop what runs there, or wait until its lease is over",
+        store.describe(),
+        counted(nodes as u64, "node")
     );
     Ok(())
 }
@@ -186,7 +188,7 @@ async fn back_up(from: &Path, to: &Path, format: Output) -> anyhow::Result<Exit>
     let size_bytes = to.metadata()?.len();
     match format {
         Output::Json => output::json(&json!({ "backup": to, "size_bytes": size_bytes }))?,
-        Output::Text => output::data(&format!("{}: {size_bytes} bytes, checked", to.display())),
+        Output::Text => output::data(&format!("{}: {size_bytes} bytes, checked", to.display()))?,
     }
     Ok(Exit::Done)
 }
@@ -213,7 +215,7 @@ async fn prune(
         if pruned.runs < PRUNED_AT_ONCE as u64 {
             break;
         }
-        output::talk(&format!("removed {} runs", all.runs));
+        output::talk(&format!("removed {}", counted(all.runs, "run")));
     }
     store.close().await?;
     let Pruned { runs, events, blobs, bytes } = all;
@@ -222,8 +224,12 @@ async fn prune(
             &json!({ "runs": runs, "events": events, "blobs": blobs, "size_bytes": bytes }),
         )?,
         Output::Text => output::data(&format!(
-            "removed {runs} runs with {events} events and {blobs} blobs: {bytes} bytes"
-        )),
+            "removed {} with {} and {}: {}",
+            counted(runs, "run"),
+            counted(events, "event"),
+            counted(blobs, "blob"),
+            counted(bytes, "byte")
+        ))?,
     }
     Ok(Exit::Done)
 }

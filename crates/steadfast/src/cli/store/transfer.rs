@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use serde_json::json;
+use steadfast_guard::counted;
 use steadfast_runtime::compare;
 use steadfast_store::{RunFilter, Store};
 
@@ -36,11 +37,11 @@ impl Meter {
         self.done += records as u64;
         match &self.bar {
             Some(bar) => {
-                bar.set_message(format!("{} records {}", self.done, self.what));
+                bar.set_message(format!("{} {}", counted(self.done, "record"), self.what));
                 bar.tick();
             }
             None if self.done / TOLD_EVERY > before / TOLD_EVERY => {
-                output::talk(&format!("{} records {}", self.done, self.what));
+                output::talk(&format!("{} {}", counted(self.done, "record"), self.what));
             }
             None => {}
         }
@@ -164,7 +165,13 @@ async fn verify(from: &dyn Store, to: &dyn Store, expected: &Counts) -> anyhow::
         }
         count(&mut found, &records);
     }
-    ensure!(found == *expected, "{} holds {found:?} instead of {expected:?}", to.describe());
+    ensure!(
+        found == *expected,
+        "{} holds {} instead of {}",
+        to.describe(),
+        listed(&found),
+        listed(expected)
+    );
     let mut meter = Meter::new("compared");
     let mut filter = RunFilter { limit: 500, ..RunFilter::default() };
     loop {
@@ -184,17 +191,26 @@ async fn verify(from: &dyn Store, to: &dyn Store, expected: &Counts) -> anyhow::
 }
 
 fn told(done: &str, counts: &Counts) -> String {
-    let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     if counts.is_empty() {
         return format!("{done}: nothing, the store was empty");
     }
-    format!("{done}: {}", counts.join(", "))
+    format!("{done}: {}", listed(counts))
+}
+
+/// The counts in words.
+fn listed(counts: &Counts) -> String {
+    let said = |(kind, count): (&String, &u64)| match kind.as_str() {
+        "blob_use" => format!("{} of a blob", counted(*count, "use")),
+        "letter_taken" => format!("{} taken up", counted(*count, "letter")),
+        kind => counted(*count, kind),
+    };
+    counts.iter().map(said).collect::<Vec<_>>().join(", ")
 }
 
 fn tell(done: &str, counts: &Counts, format: Output) -> anyhow::Result<Exit> {
     match format {
         Output::Json => output::json(&json!({ done: counts }))?,
-        Output::Text => output::data(&told(done, counts)),
+        Output::Text => output::data(&told(done, counts))?,
     }
     Ok(Exit::Done)
 }
