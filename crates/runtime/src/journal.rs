@@ -159,11 +159,15 @@ impl RunJournal {
 
     /// Takes up the letters that wait for the run: what they say is appended and they are gone, in one
     /// transaction. Whether somebody wants it paused; only with `pausing` is that taken up, too, and the
-    /// run is paused.
+    /// run is paused. A run that is over, or put aside, takes nothing: what comes with its last step waits for the
+    /// next claim, if there is one.
     ///
     /// # Errors
     /// As [`RunJournal::append_with`].
     pub(crate) async fn take_letters(&mut self, pausing: bool) -> Result<bool, RuntimeError> {
+        if self.run.status != Status::Running {
+            return Ok(false);
+        }
         loop {
             let letters = self.store.letters(self.run.id, LETTERS_TAKEN).await?;
             let full = letters.len() == LETTERS_TAKEN;

@@ -30,6 +30,8 @@ pub(crate) enum Dies {
     /// Not at all: once the write is on disk, the process is stopped for longer than its lease, and goes on in
     /// the middle of what it did.
     Sleeps,
+    /// Not at all: it waits before the write until it is let go on.
+    Waits,
 }
 
 /// For how long a process is stopped: longer than its lease, shorter than any limit of a run.
@@ -45,6 +47,7 @@ pub(crate) struct CrashStore {
     kind: Option<&'static str>,
     dies: Dies,
     pub(crate) dead: Notify,
+    pub(crate) go_on: Notify,
     away: AtomicBool,
     /// Whether it gives runs to those who claim them.
     is_giving: bool,
@@ -57,8 +60,17 @@ impl CrashStore {
     }
 
     fn on(inner: Arc<dyn Store>, writes: usize, dies: Dies) -> Self {
-        let (left, dead, away) = (AtomicUsize::new(writes), Notify::new(), AtomicBool::new(false));
-        Self { inner, is_threaded: false, left, kind: None, dies, dead, away, is_giving: true }
+        Self {
+            inner,
+            is_threaded: false,
+            left: AtomicUsize::new(writes),
+            kind: None,
+            dies,
+            dead: Notify::new(),
+            go_on: Notify::new(),
+            away: AtomicBool::new(false),
+            is_giving: true,
+        }
     }
 
     /// Dies at the first append that has an event of this kind.
@@ -122,6 +134,12 @@ impl CrashStore {
                 advance(SLEEP).now_or_never().unwrap_or_default();
                 self.left.store(usize::MAX, Ordering::SeqCst);
                 return written;
+            }
+            Ok(_) if self.dies == Dies::Waits => {
+                self.left.store(usize::MAX, Ordering::SeqCst);
+                self.dead.notify_one();
+                self.go_on.notified().await;
+                return write.await;
             }
             Ok(_) | Err(_) => {}
         }

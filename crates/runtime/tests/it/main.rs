@@ -18,6 +18,7 @@ mod examples;
 mod guarantees;
 mod kept;
 mod labels;
+mod late_letters;
 mod memory;
 mod once;
 mod outside;
