@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::KeyRing;
 use crate::catalog::Catalog;
 use crate::commands::{
     self, AnswerCall, CancelRun, ForkRun, PauseRun, Pausing, ResumeRun, RetryRun, RollbackRun,
@@ -62,6 +63,7 @@ impl Runtime {
         let checks = Arc::new(Checks::new(rules, hook, &catalog));
         let halt = CancellationToken::new();
         let shared = Arc::new(Shared {
+            keys: KeyRing::new(Arc::clone(&store)),
             store,
             operations,
             checks,
@@ -336,6 +338,12 @@ impl Runtime {
     #[must_use]
     pub fn facts(&self, scope: FactScope) -> FactBook {
         FactBook::new(Arc::clone(&self.shared.store), scope)
+    }
+
+    /// The access keys: who is let in, and how they are managed.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.shared.keys
     }
 
     /// What the runtime can run and use.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::KeyRing;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::operations::Operations;
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) options: RuntimeOptions,
     pub(crate) notices: Notices,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) keys: KeyRing,
     pub(crate) timetable: Timetable,
     pub(crate) checks: Arc<Checks>,
     /// Rung when a run may be ready to be claimed.
