@@ -178,7 +178,7 @@ impl KeyRing {
     }
 
     /// The key that a secret opens at a moment of the store's clock. While the key is remembered, nothing is
-    /// asked, waited for or allocated.
+    /// asked or waited for.
     ///
     /// # Errors
     /// Why it lets nobody in. Nothing of the secret is in it.

@@ -275,7 +275,7 @@ fn what_no_key_can_be_is_refused_with_its_field() {
     for (spec, word) in [
         (KeySpec { name: String::new(), ..spec() }, "`name`"),
         (KeySpec { tenant: "a\nb".to_owned(), ..spec() }, "`tenant`"),
-        (KeySpec { user: Some(long.clone()), ..spec() }, "`user`"),
+        (KeySpec { user: Some(long), ..spec() }, "`user`"),
         (KeySpec { agent: Some(String::new()), ..spec() }, "`agent`"),
         (KeySpec { models: vec!["a*b".to_owned()], ..spec() }, "`a*b`"),
         (KeySpec { models: vec!["m".to_owned(); 101], ..spec() }, "101 models"),
