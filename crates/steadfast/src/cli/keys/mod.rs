@@ -21,7 +21,7 @@ use crate::server::{KeyPage, KeyWithSecret};
 /// A server's keys, or those of a store that this process has open.
 enum Place {
     Server(Client),
-    Store(Arc<dyn Store>, KeyRing),
+    Store(Arc<dyn Store>, Box<KeyRing>),
 }
 
 impl Place {
@@ -101,7 +101,7 @@ pub(super) async fn keys(
             KeyAction::Rotate { .. } | KeyAction::Revoke { .. } | KeyAction::Edit(_) => Use::Change,
         };
         let store = store_for(place.store, config, intent).await?;
-        Place::Store(Arc::clone(&store), KeyRing::new(store))
+        Place::Store(Arc::clone(&store), Box::new(KeyRing::new(store)))
     } else {
         Place::Server(client()?)
     };
