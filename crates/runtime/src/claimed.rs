@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use steadfast_store::{Append, Disposition, Fence, HeadUpdate, NodeId, RunHead, StoreError};
+use steadfast_store::{Append, Disposition, Fence, HeadUpdate, RunHead, StoreError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -17,6 +17,7 @@ use crate::driver::{Driver, Outcome};
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
+use crate::lease::Lease;
 use crate::letters;
 use crate::shared::{Driven, Shared};
 use crate::state::Status;
@@ -27,7 +28,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Executes a run that this node has claimed.
-pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, driven: Driven) {
+pub(crate) async fn drive(shared: &Arc<Shared>, lease: &Arc<Lease>, head: RunHead, driven: Driven) {
     let Driven { stop, mail } = driven;
     let run = head.id;
     let driving = async {
@@ -36,7 +37,7 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
         let check = shared.checks.enter(&head, &shared.catalog);
         let notices = shared.notices.clone();
         let mut journal = RunJournal::open(store, notices, policy, &head, check).await?;
-        let claimed = RunEvent::Claimed { node: node.to_string(), epoch: head.epoch };
+        let claimed = RunEvent::Claimed { node: lease.node.to_string(), epoch: head.epoch };
         journal.begin(claimed).await?;
         if journal.take_letters(true).await? {
             return Ok(Outcome::Settled);
@@ -49,7 +50,8 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
         }
         if let Some(code) = shared.catalog.code(&head.agent) {
             let policy = shared.catalog.code_policy(&head.agent);
-            let board = Board::new(journal, Arc::clone(shared), policy, mail);
+            let lease = Arc::clone(lease);
+            let board = Board::new(journal, Arc::clone(shared), lease, policy, mail);
             return code::drive(code, board).await;
         }
         let clock = Arc::clone(&shared.store);
@@ -58,6 +60,7 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
             catalog: Arc::clone(&shared.catalog),
             journal,
             operations: Arc::clone(&shared.operations),
+            lease: Arc::clone(lease),
             drain: shared.drain.clone(),
             mail,
             now,
@@ -65,9 +68,11 @@ pub(crate) async fn drive(shared: &Arc<Shared>, node: &NodeId, head: RunHead, dr
         driver.drive().await
     };
     let ended = tokio::select! {
-        ended = AssertUnwindSafe(driving).catch_unwind() => ended,
+        // Once it is stopped it does nothing more, whatever it could go on with by now.
+        biased;
         // Dropping the future is the interruption: what was under way is settled by the next claim.
         () = stop.cancelled() => return debug!(%run, "interrupted"),
+        ended = AssertUnwindSafe(driving).catch_unwind() => ended,
     };
     match ended {
         Ok(Ok(driven)) => debug!(%run, ?driven, "driven"),

@@ -21,6 +21,7 @@ use crate::event::{RunEvent, ToolOutcome, WaitReason};
 use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
+use crate::lease::Lease;
 use crate::operations::{Entry, EntryError, Operation, Operations};
 use crate::problems::step_limit;
 use crate::run::{CallState, OpenCall, Run};
@@ -40,6 +41,8 @@ pub(crate) struct Driver {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) journal: RunJournal,
     pub(crate) operations: Arc<Operations>,
+    /// What the run was claimed by.
+    pub(crate) lease: Arc<Lease>,
     /// Cancelled when the node drains: the driver stops between steps.
     pub(crate) drain: CancellationToken,
     /// Rung when letters may wait for the run.
@@ -124,7 +127,8 @@ impl Driver {
     }
 
     pub(crate) fn caller(&self) -> Caller<'_> {
-        Caller { tenant: self.journal.tenant(), priority: self.journal.priority() }
+        let (tenant, priority) = (self.journal.tenant(), self.journal.priority());
+        Caller { tenant, priority, lease: &self.lease }
     }
 
     /// A dependency that asks for quiet parks the run, which then holds nothing; any other error ends
@@ -192,6 +196,8 @@ impl Driver {
         };
         let written = matches!(open.state, CallState::Started { .. });
         if effect != Effect::Read && !written {
+            // What is not sent in the end is better not announced: nobody would know that it was not.
+            self.lease.held().await;
             let ahead = RunEvent::ToolStarted {
                 call_id: open.call.id.clone(),
                 tool: open.call.name.clone(),

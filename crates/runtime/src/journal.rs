@@ -22,7 +22,7 @@ use crate::stored;
 use crate::watch::Notices;
 
 /// Letters taken up at once.
-const LETTERS_TAKEN: usize = 256;
+pub(crate) const LETTERS_TAKEN: usize = 256;
 
 /// What goes along with events in one transaction.
 #[derive(Default)]

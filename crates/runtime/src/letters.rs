@@ -8,10 +8,13 @@ use tracing::warn;
 
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, Verdict};
-use crate::journal::unwritable;
+use crate::journal::{LETTERS_TAKEN, unwritable};
 use crate::run::{Ending, Run};
 use crate::shared::Shared;
 use crate::stored;
+
+/// The kind of the letters that ask a run to pause.
+const PAUSE: &str = "pause";
 
 /// What a letter says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +35,7 @@ impl Word {
         match self {
             Self::Signal { .. } => "signal",
             Self::ChildEnded { .. } => "child_ended",
-            Self::Pause { .. } => "pause",
+            Self::Pause { .. } => PAUSE,
             Self::Answer { .. } => "answer",
         }
     }
@@ -106,6 +109,16 @@ pub(crate) async fn read(store: &dyn Store, letters: Vec<Letter>) -> Result<Read
         }
     }
     Ok(read)
+}
+
+/// The letters that ask a run to pause, by their numbers.
+///
+/// # Errors
+/// The store failed.
+pub(crate) async fn pauses(store: &dyn Store, run: RunId) -> Result<Vec<i64>, RuntimeError> {
+    let letters = store.letters(run, LETTERS_TAKEN).await?;
+    let asks = letters.into_iter().filter(|letter| letter.kind == PAUSE);
+    Ok(asks.map(|letter| letter.number).collect())
 }
 
 /// How a run ended, by the event that ended it.

@@ -32,6 +32,7 @@ mod folding;
 mod journal;
 mod key_rule;
 mod later;
+mod lease;
 mod letters;
 mod memory;
 mod operations;

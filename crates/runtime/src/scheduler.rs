@@ -19,15 +19,13 @@ use tracing::{error, info, warn};
 use crate::call::chain;
 use crate::claimed::drive;
 use crate::error::RuntimeError;
+use crate::lease::Lease;
 use crate::problems::Monitor;
 use crate::schedule;
 use crate::shared::{Driven, Mailbell, Shared};
 
 /// The safety net under the doorbell.
 const POLL: Duration = Duration::from_secs(5);
-
-/// Share of the lease that is left when a node that could not renew it lets go of its runs.
-const LEASE_MARGIN: u32 = 4;
 
 /// Recorded answers forgotten at each renewal, at most: a transaction stays short.
 const KEYS_PURGED: usize = 1000;
@@ -37,30 +35,24 @@ const FACTS_PURGED: usize = 1000;
 
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
-    lease: Mutex<Lease>,
+    /// Under the node's present name.
+    lease: Mutex<Arc<Lease>>,
     drivers: TaskTracker,
-}
-
-/// A node's right to its runs.
-#[derive(Clone)]
-struct Lease {
-    node: NodeId,
-    /// It holds at least until then; `None` while the node is not registered.
-    until: Option<Instant>,
 }
 
 impl Scheduler {
     pub(crate) async fn register(shared: Arc<Shared>, node: NodeId) -> Result<Self, RuntimeError> {
         let began = Instant::now();
         shared.store.renew(&node, shared.options.lease_ttl).await?;
-        let lease = Lease { node, until: Some(began + shared.options.lease_ttl) };
-        Ok(Self { shared, lease: Mutex::new(lease), drivers: TaskTracker::new() })
+        let lease = Lease::new(node);
+        lease.renewed(began, shared.options.lease_ttl);
+        Ok(Self { shared, lease: Mutex::new(Arc::new(lease)), drivers: TaskTracker::new() })
     }
 
     /// Runs until the node drains; returns when every driver has ended and the node has retired.
     pub(crate) async fn run(self) -> Result<(), RuntimeError> {
         let store = &self.shared.store;
-        info!(node = %self.lease.lock().node, store = store.describe(), "executing runs");
+        info!(node = %self.lease().node, store = store.describe(), "executing runs");
         // Side by side: a claim that gets no answer must not keep the lease from being renewed, or let
         // go of. It is kept while the last steps end: nobody may take their runs meanwhile.
         self.drivers.spawn(Monitor::new(Arc::clone(&self.shared)).run());
@@ -71,10 +63,14 @@ impl Scheduler {
             () = schedule::keep(&self.shared) => {}
         }
         self.shared.operations.drain().await;
-        let node = self.lease.lock().node.clone();
-        store.retire(&node).await?;
+        let node = &self.lease().node;
+        store.retire(node).await?;
         info!(%node, "no longer executing runs");
         Ok(())
+    }
+
+    fn lease(&self) -> Arc<Lease> {
+        Arc::clone(&self.lease.lock())
     }
 
     async fn work(&self) {
@@ -105,19 +101,19 @@ impl Scheduler {
 
     /// Fills the free places with runs; returns how long nothing can be due.
     async fn claim(&self) -> Duration {
-        let Lease { node, until } = self.lease.lock().clone();
+        let lease = self.lease();
         let free = self.shared.options.concurrency.saturating_sub(self.shared.driven.lock().len());
-        if free == 0 || until.is_none() {
+        if free == 0 || lease.until().is_none() {
             return POLL;
         }
-        match self.shared.store.claim(&node, free, &self.shared.options.caps).await {
+        match self.shared.store.claim(&lease.node, free, &self.shared.options.caps).await {
             // The answer came too late: the lease that it was made under has been let go of, and with
             // it these runs.
-            Ok(_) if self.lease.lock().node != node => Duration::ZERO,
+            Ok(_) if !Arc::ptr_eq(&self.lease(), &lease) => Duration::ZERO,
             Ok(heads) => {
                 let full = heads.len() == free;
                 for head in heads {
-                    self.drive(&node, head);
+                    self.drive(&lease, head);
                 }
                 if full { POLL } else { self.until_next_wake().await }
             }
@@ -145,16 +141,16 @@ impl Scheduler {
         let mut renewal = tokio::time::interval(ttl / 3);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let until = self.lease.lock().until;
-            let margin = ttl / LEASE_MARGIN;
-            let end = until.map_or_else(|| Instant::now() + ttl, |until| until - margin);
+            let lease = self.lease();
+            let until = lease.until();
+            let end = until.unwrap_or_else(|| Instant::now() + ttl);
             let renewed = async {
                 renewal.tick().await;
                 self.renew().await;
             };
             let in_time = tokio::time::timeout_at(end, renewed).await.is_ok();
             // It may be renewed, and what was begun after it hang.
-            if !in_time && until.is_some() && self.lease.lock().until == until {
+            if !in_time && until.is_some() && self.lease().until() == until {
                 self.let_go("it could not be renewed in time");
             }
         }
@@ -164,14 +160,15 @@ impl Scheduler {
         // an episode whose calls have all stopped is over, too, and nobody else would see it
         self.shared.catalog.anomalies().for_each(Anomaly::check);
         let (began, ttl) = (Instant::now(), self.shared.options.lease_ttl);
-        let node = self.lease.lock().node.clone();
-        match self.shared.store.renew(&node, ttl).await {
+        let lease = self.lease();
+        let node = &lease.node;
+        match self.shared.store.renew(node, ttl).await {
             Ok(()) => {
-                let before = self.lease.lock().until.replace(began + ttl);
+                let was_held = lease.renewed(began, ttl);
                 self.shared.leased.store(true, Ordering::Relaxed);
                 // The net under the bell: another node may have sent a letter to a run of ours.
                 self.shared.driven.lock().values().for_each(|driven| driven.mail.ring());
-                if before.is_none() {
+                if !was_held {
                     info!(%node, "executing runs again");
                     self.shared.doorbell.notify_one();
                 }
@@ -196,7 +193,9 @@ impl Scheduler {
         let node = NodeId::generate();
         self.shared.operations.set_node(node.clone());
         self.shared.leased.store(false, Ordering::Relaxed);
-        let old = std::mem::replace(&mut *self.lease.lock(), Lease { node, until: None });
+        let new = Arc::new(Lease::new(node));
+        let old = std::mem::replace(&mut *self.lease.lock(), new);
+        old.give_up();
         warn!(node = %old.node, "letting go of the lease and of all runs: {why}");
         self.stop_drivers();
     }
@@ -237,14 +236,15 @@ impl Scheduler {
         }
     }
 
-    fn drive(&self, node: &NodeId, head: RunHead) {
+    fn drive(&self, lease: &Arc<Lease>, head: RunHead) {
         let place = (head.id, head.epoch);
         let stop = self.shared.halt.child_token();
         let driven = Driven { stop, mail: Arc::new(Mailbell::default()) };
         self.shared.driven.lock().insert(place, driven.clone());
-        let (shared, node, parent) = (Arc::clone(&self.shared), node.clone(), head.parent);
+        let (shared, lease) = (Arc::clone(&self.shared), Arc::clone(lease));
+        let parent = head.parent;
         self.drivers.spawn(async move {
-            drive(&shared, &node, head, driven).await;
+            drive(&shared, &lease, head, driven).await;
             shared.driven.lock().remove(&place);
             match parent {
                 // It may have been told that this one is over.

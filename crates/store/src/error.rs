@@ -140,3 +140,15 @@ pub enum StoreError {
         problem: String,
     },
 }
+
+/// What the place of a store in a database begins with.
+pub(crate) const DATABASE: &str = "PostgreSQL";
+
+impl StoreError {
+    /// Whether it is a database that cannot be reached, or does not do what it is asked. A store in one
+    /// comes back by itself once it can; one in a file has to be mended and opened again.
+    #[must_use]
+    pub fn is_database_away(&self) -> bool {
+        matches!(self, Self::Unavailable { place, .. } if place.starts_with(DATABASE))
+    }
+}

@@ -1,5 +1,5 @@
 //! The one place through which every outside call goes, in this order: deadline, idempotency key,
-//! fallback, protection of what is expensive, guard, call. What must be written ahead has been written by
+//! fallback, protection of what is expensive, guard, lease, call. What must be written ahead has been written by
 //! the driver before it comes here ([`crate::event::RunEvent::ToolStarted`]).
 
 mod model;
@@ -13,6 +13,8 @@ use steadfast_guard::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::lease::Lease;
+
 pub(crate) use self::model::{Answered, Unanswered, ask_model};
 pub(crate) use self::tool::{OUTCOME_UNKNOWN, ToolRequest, ToolResult, not_run, run_tool};
 
@@ -25,6 +27,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) tenant: &'a str,
     /// The run's: higher goes first, 0 is normal.
     pub(crate) priority: i32,
+    /// What the run was claimed by: without it nothing is sent.
+    pub(crate) lease: &'a Lease,
 }
 
 impl Caller<'_> {

@@ -210,14 +210,23 @@ async fn ask_guarded(
         context.tokens = input + u64::from(request.max_output_tokens.unwrap_or(0));
     }
     let cost = |answer: &ModelAnswer| answer.usage.total();
+    let lease = caller.lease;
     let answer = if entry.stream {
         let take = |delta| match delta {
             ModelDelta::Done(answer) => Some(*answer),
             ModelDelta::Text(_) | ModelDelta::ToolCall { .. } | ModelDelta::Activity => None,
         };
-        entry.guard.gather_metered(context, |_| model.stream(request), take, cost).await?
+        let open = |_| async {
+            lease.held().await;
+            model.stream(request).await
+        };
+        entry.guard.gather_metered(context, open, take, cost).await?
     } else {
-        entry.guard.call_metered(context, |_| model.complete(request), cost).await?
+        let ask = |_| async {
+            lease.held().await;
+            model.complete(request).await
+        };
+        entry.guard.call_metered(context, ask, cost).await?
     };
     Ok(Given {
         answer: answer.value,

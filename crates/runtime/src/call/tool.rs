@@ -226,11 +226,15 @@ impl Reach<'_> {
         let tool = Arc::clone(&self.entry.tool);
         let context = self.caller.context(tool.spec().effect, self.deadline);
         let called = self.entry.guard.call(context, |attempt| {
-            tool.call(ToolInvocation {
+            let call = tool.call(ToolInvocation {
                 arguments: self.arguments.clone(),
                 idempotency_key: self.key.to_owned(),
                 deadline: attempt.deadline,
-            })
+            });
+            async {
+                self.caller.lease.held().await;
+                call.await
+            }
         });
         match called.await {
             Ok(answer) => Ok(Reached { output: answer.value, attempts: answer.report.attempts }),

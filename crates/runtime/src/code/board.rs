@@ -14,6 +14,7 @@ use super::record::child_step;
 use crate::error::RuntimeError;
 use crate::event::{RunEvent, WaitReason};
 use crate::journal::RunJournal;
+use crate::lease::Lease;
 use crate::problems::Pulse;
 use crate::run::Run;
 use crate::shared::{Mailbell, Shared};
@@ -23,6 +24,8 @@ pub(crate) struct Board {
     /// Held for an append, never while something outside is awaited.
     pub(crate) journal: tokio::sync::Mutex<RunJournal>,
     pub(crate) shared: Arc<Shared>,
+    /// What the run was claimed by: without it no step is done.
+    pub(crate) lease: Arc<Lease>,
     pub(crate) policy: CodePolicy,
     /// Rung when letters may wait for the run.
     mail: Arc<Mailbell>,
@@ -145,6 +148,7 @@ impl Board {
     pub(crate) fn new(
         journal: RunJournal,
         shared: Arc<Shared>,
+        lease: Arc<Lease>,
         policy: CodePolicy,
         mail: Arc<Mailbell>,
     ) -> Self {
@@ -156,6 +160,7 @@ impl Board {
         Self {
             journal: tokio::sync::Mutex::new(journal),
             shared,
+            lease,
             policy,
             mail,
             pausing: AtomicBool::new(false),

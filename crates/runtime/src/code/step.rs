@@ -302,6 +302,8 @@ impl Step<'_> {
 
     /// Writes the step ahead if it changes something, and gives its key.
     async fn begin(&self, was_begun: bool) -> String {
+        // What is not done in the end is better not announced: nobody would know that it was not.
+        self.board.lease.held().await;
         let mut journal = self.board.journal.lock().await;
         let run = journal.run();
         let key = format!("{}-{}-{}", run.id, run.steps.round, self.name);
@@ -329,6 +331,7 @@ impl Step<'_> {
         self.board.pulse.begins(self.timeout);
         let Some(dependency) = &self.dependency else {
             let call = StepCall { key: key.to_owned(), deadline, attempt: 1 };
+            self.board.lease.held().await;
             return match timeout_at(deadline, operation(call)).await {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => Err(Unmade::new(self.class_of(error.class()), chain(&error))),
@@ -345,7 +348,11 @@ impl Step<'_> {
         let context = CallContext::new(self.effect).with_deadline(deadline);
         let called = guard.call(context, |attempt| {
             let (deadline, number) = (attempt.deadline, attempt.number);
-            operation(StepCall { key: key.to_owned(), deadline, attempt: number })
+            let done = operation(StepCall { key: key.to_owned(), deadline, attempt: number });
+            async {
+                self.board.lease.held().await;
+                done.await
+            }
         });
         let called: Result<_, CallError<E>> = called.await;
         called.map(|answer| answer.value).map_err(|error| Unmade {

@@ -107,8 +107,12 @@ async fn write(
     events: &[RunEvent],
     checkpoint: bool,
 ) -> Result<bool, RuntimeError> {
+    // Whoever lets a run go on knows that it stands still: an older wish that it pause is fulfilled.
+    let goes_on = events.iter().any(|event| matches!(event, RunEvent::Resumed { .. }));
+    let taken = if goes_on { letters::pauses(store.as_ref(), run.id).await? } else { Vec::new() };
     let mut append = Append {
         head: Some(face(run)?),
+        taken,
         mail: letters::farewell_of(run).into_iter().collect(),
         ..Append::new(run.id, Fence::Seize, expected_seq)
     };

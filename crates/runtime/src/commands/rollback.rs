@@ -1,7 +1,7 @@
 //! Roll back: lets a run go on from where it was at an earlier event, after what came since has been undone as
 //! far as it can be. Unlike a fork it changes the run itself, and undoes what the run has done outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_guard::Effect;
 use steadfast_store::{RunId, Store};
@@ -196,6 +196,7 @@ struct Change {
     tool: String,
     arguments: String,
     key: String,
+    is_once: bool,
     result: Option<String>,
     unknown: bool,
     /// Something else stood in for the tool: what undoes the tool does not undo that.
@@ -210,14 +211,17 @@ struct Done {
     /// Written ahead and without a result.
     under_way: BTreeMap<String, Change>,
     changes: Vec<Change>,
+    /// Keys of changes whose undoing has begun, may have taken effect, and must not be done twice.
+    maybe_undone: BTreeSet<String>,
 }
 
 impl Done {
     fn begin(past: &Run) -> Self {
         let open = past.open_calls.iter().filter(|open| !open.is_own());
         let asked = open.map(|open| (open.call.id.clone(), (open.call.arguments.clone(), true)));
-        Self { asked: asked.collect(), under_way: BTreeMap::new(), changes: Vec::new() }
-            .with_under_way(past)
+        let asked = asked.collect();
+        let (under_way, changes, maybe_undone) = Default::default();
+        Self { asked, under_way, changes, maybe_undone }.with_under_way(past)
     }
 
     /// What was written ahead before that place, and has ended after it, if it has.
@@ -240,7 +244,9 @@ impl Done {
         }
         let id = call_id.clone();
         let (result, unknown, stood_in) = (None, true, false);
-        let change = Change { call_id, tool, arguments, key, result, unknown, stood_in, reopens };
+        let is_once = effect == Effect::Once;
+        let change =
+            Change { call_id, tool, arguments, key, is_once, result, unknown, stood_in, reopens };
         self.under_way.insert(id, change);
     }
 
@@ -262,7 +268,9 @@ impl Done {
                 };
                 // It undid something, in an earlier rollback: that needs no undoing any more.
                 if let Some(undone) = change.key.strip_suffix(UNDO) {
-                    if !unknown {
+                    if unknown {
+                        self.may_have_undone(&change);
+                    } else {
                         self.changes.retain(|change| change.key != undone);
                     }
                     return;
@@ -282,7 +290,7 @@ impl Done {
             // What it dropped has no result, and its id may come again.
             RunEvent::RolledBack { .. } => {
                 let dropped = std::mem::take(&mut self.under_way).into_values();
-                self.changes.extend(dropped.filter(|change| !change.key.ends_with(UNDO)));
+                self.keep_dropped(dropped.collect());
             }
             RunEvent::CallJudged { call_id, verdict: Verdict::DidNot, .. } => {
                 self.under_way.remove(&call_id);
@@ -291,15 +299,34 @@ impl Done {
         }
     }
 
+    /// What undoes something has begun, and nobody knows whether it has.
+    fn may_have_undone(&mut self, undo: &Change) {
+        if let Some(undone) = undo.key.strip_suffix(UNDO).filter(|_| undo.is_once) {
+            self.maybe_undone.insert(undone.to_owned());
+        }
+    }
+
+    /// What was under way counts as done, and what undid something as begun.
+    fn keep_dropped(&mut self, dropped: Vec<Change>) {
+        for change in dropped {
+            if change.key.ends_with(UNDO) {
+                self.may_have_undone(&change);
+            } else {
+                self.changes.push(change);
+            }
+        }
+    }
+
     /// What is undone, the last first, and what stays.
-    fn split(self, catalog: &Catalog) -> (Vec<UndoCall>, Vec<LeftCall>) {
+    fn split(mut self, catalog: &Catalog) -> (Vec<UndoCall>, Vec<LeftCall>) {
         let (mut undo, mut left) = (Vec::new(), Vec::new());
-        let under_way = self.under_way.into_values().filter(|change| !change.key.ends_with(UNDO));
-        let all: Vec<Change> = self.changes.into_iter().chain(under_way).collect();
-        for change in all.into_iter().rev() {
-            let Change { call_id, tool, arguments, key, result, unknown, stood_in, reopens } =
-                change;
-            let rule = catalog.compensation(&tool).filter(|_| !stood_in);
+        let under_way = std::mem::take(&mut self.under_way).into_values().collect();
+        self.keep_dropped(under_way);
+        for change in self.changes.into_iter().rev() {
+            let Change { call_id, tool, arguments, key, result, stood_in, reopens, .. } = change;
+            let maybe_undone = self.maybe_undone.contains(&key);
+            let unknown = change.unknown || maybe_undone;
+            let rule = catalog.compensation(&tool).filter(|_| !stood_in && !maybe_undone);
             let filled = rule.and_then(|rule| {
                 let arguments = rule.arguments_for(&arguments, result.as_deref()).ok()?;
                 Some((rule.tool.clone(), arguments))

@@ -1,9 +1,11 @@
-//! The process dies before and after every write of a run, for every class of effect; then the next one goes
-//! on, or dies in turn. What is left by each is what `docs/guarantees.md` promises; its cells one by one are
-//! in `guarantees.rs`.
+//! The process dies before and after every write of a run, and in the middle of its call, for every class of
+//! effect; then the next one goes on, or dies in turn. Or it is stopped as it stands behind a write, for longer
+//! than its lease, and goes on itself. What is left by each is what `docs/guarantees.md` promises; its cells one
+//! by one are in `guarantees.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,10 +27,14 @@ use crate::crash_store::{CrashStore, Dies};
 use crate::world::CountingTool;
 
 /// Calls the tool, and says `done` once there is a result: whatever was lost, it asks for the right thing.
-struct OneCall;
+#[derive(Default)]
+struct OneCall {
+    asked: AtomicUsize,
+}
 
 impl OneCall {
-    fn answer(request: &ModelRequest) -> ModelAnswer {
+    fn answer(&self, request: &ModelRequest) -> ModelAnswer {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let has_result = request.messages.iter().any(|m| matches!(m, Message::Tool { .. }));
         let call =
             ToolCall { id: "c".into(), name: "count".into(), arguments: r#"{"n":1}"#.into() };
@@ -53,11 +59,11 @@ impl Model for OneCall {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelAnswer, ModelError> {
-        Ok(Self::answer(request))
+        Ok(self.answer(request))
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
-        let done = ModelDelta::Done(Box::new(Self::answer(request)));
+        let done = ModelDelta::Done(Box::new(self.answer(request)));
         Ok(stream::iter([Ok(done)]).boxed())
     }
 
@@ -69,10 +75,15 @@ impl Model for OneCall {
 pub(crate) const EFFECTS: [Effect; 3] = [Effect::Read, Effect::Idempotent, Effect::Once];
 
 pub(crate) fn agent(tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
+    agent_with(&Arc::default(), tool, is_keyed)
+}
+
+fn agent_with(model: &Arc<OneCall>, tool: &Arc<CountingTool>, is_keyed: bool) -> CatalogBuilder {
     let mut spec = AgentSpec::new("m");
     spec.tools = vec!["count".to_owned()];
     let tool = Arc::clone(tool) as Arc<dyn Tool>;
-    let builder = Catalog::builder().model("m", Arc::new(OneCall), true).agent("worker", spec);
+    let model = Arc::clone(model) as Arc<dyn Model>;
+    let builder = Catalog::builder().model("m", model, true).agent("worker", spec);
     let rule = KeyRule { arguments: vec!["n".to_owned()], keep: Duration::from_secs(3_600) };
     let builder = builder.tool(tool);
     if is_keyed { builder.idempotent("count", rule) } else { builder }
@@ -227,4 +238,55 @@ async fn c1_deaths_at_any_writes_of_a_run_that_is_code_leave_what_the_effect_pro
 #[tokio::test(start_paused = true)]
 async fn r11_deaths_at_any_writes_of_an_operation_with_a_key_leave_what_the_effect_promises() {
     check(|tool, _| agent(tool, true), &[Effect::Idempotent, Effect::Once]).await;
+}
+
+/// What a run has come to whose process was stopped behind one of its writes, for longer than its lease: how
+/// often the model was asked and the tool took effect, and whether the run says that it does not know. `None` if
+/// there were not so many writes.
+async fn wake_behind(
+    write: usize,
+    builder: impl Fn(&Arc<OneCall>, &Arc<CountingTool>) -> CatalogBuilder,
+    effect: Effect,
+) -> Option<(usize, usize, bool)> {
+    let (model, tool) = (Arc::default(), CountingTool::new("count", effect));
+    let store = CrashStore::new(&Arc::new(MemoryStore::new()), write, Dies::Sleeps);
+    let runtime = start(Arc::clone(&store) as Arc<dyn Store>, builder(&model, &tool)).await;
+    let run = runtime.submit(SubmitRun::new("worker", "go")).await.expect("accepted").run.id;
+    let view = runtime.wait(run).await.expect("ends");
+    assert_eq!(view.state, "succeeded", "write {write}: {view:?}");
+    let left = (model.asked.load(Ordering::SeqCst), tool.count(), is_unknown(&runtime, run).await);
+    runtime.abandon();
+    store.has_slept().then_some(left)
+}
+
+/// Nothing leaves after a sleep but what is claimed anew: all is done once, as if nobody had slept. Only of a
+/// `once` call that was written ahead nobody knows that it has not left.
+async fn check_waking(
+    builder: impl Fn(&Arc<OneCall>, &Arc<CountingTool>, Effect) -> CatalogBuilder,
+    asks: usize,
+) {
+    for effect in EFFECTS {
+        let (mut writes, mut unknown) = (0, 0);
+        let build = |model: &_, tool: &_| builder(model, tool, effect);
+        while let Some(left) = wake_behind(writes, build, effect).await {
+            let unsent = effect == Effect::Once && left == (asks, 0, true);
+            assert!(unsent || left == (asks, 1, false), "{effect:?}, write {writes}: {left:?}");
+            unknown += usize::from(unsent);
+            writes += 1;
+        }
+        assert!(writes >= 4, "{effect:?}: only {writes} writes");
+        assert_eq!(unknown, usize::from(effect == Effect::Once), "{effect:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c11_an_agents_process_that_sleeps_past_its_lease_behind_any_write_wakes_and_sends_nothing()
+{
+    check_waking(|model, tool, _| agent_with(model, tool, false), 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn c11_a_process_of_code_that_sleeps_past_its_lease_behind_any_write_wakes_and_sends_nothing()
+{
+    check_waking(|_, tool, effect| code(tool, effect), 0).await;
 }

@@ -1,5 +1,6 @@
 //! A store in front of which a process can die: at one chosen write, before or after it is on disk, whoever
-//! writes hears nothing any more. It can also be away for a while, as a database is that restarts.
+//! writes hears nothing any more. It can also be away for a while, as a database is that restarts; and the
+//! process can be stopped as it stands behind a write, and go on later.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use steadfast_store::{
     Append, Appended, Archive, BlobHash, Caps, Catalog, Checkpoint, Created, Dump, Fact,
     FactFilter, FactName, FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys,
@@ -15,6 +17,7 @@ use steadfast_store::{
     RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp, Upkeep,
 };
 use tokio::sync::Notify;
+use tokio::time::advance;
 
 use crate::still::Still;
 
@@ -23,7 +26,13 @@ use crate::still::Still;
 pub(crate) enum Dies {
     Before,
     After,
+    /// Not at all: once the write is on disk, the process is stopped for longer than its lease, and goes on in
+    /// the middle of what it did.
+    Sleeps,
 }
+
+/// For how long a process is stopped: longer than its lease, shorter than any limit of a run.
+const SLEEP: Duration = Duration::from_secs(20);
 
 pub(crate) struct CrashStore {
     inner: Arc<dyn Store>,
@@ -91,6 +100,11 @@ impl CrashStore {
         self.left.load(Ordering::SeqCst) == 0
     }
 
+    /// Whether it has slept; then it writes on.
+    pub(crate) fn has_slept(&self) -> bool {
+        self.dies == Dies::Sleeps && self.left.load(Ordering::SeqCst) > usize::MAX / 2
+    }
+
     /// Writes through, unless the process dies here. Once it is dead, nothing is written any more.
     async fn write<T>(
         &self,
@@ -101,6 +115,13 @@ impl CrashStore {
         {
             Ok(2..) => return write.await,
             Ok(_) if self.dies == Dies::After => drop(write.await),
+            Ok(_) if self.dies == Dies::Sleeps => {
+                let written = write.await;
+                // Nobody else gets to run: the clock is moved on, and what comes of that is not waited for.
+                advance(SLEEP).now_or_never().unwrap_or_default();
+                self.left.store(usize::MAX, Ordering::SeqCst);
+                return written;
+            }
             Ok(_) | Err(_) => {}
         }
         self.dead.notify_one();

@@ -38,4 +38,5 @@ mod signals;
 mod simulation;
 mod stand_in;
 mod still;
+mod undone_once;
 mod world;

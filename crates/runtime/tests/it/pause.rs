@@ -192,6 +192,23 @@ async fn c11_pausing_now_interrupts_the_step_and_a_once_call_is_then_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c11_a_run_that_was_asked_to_pause_and_then_made_to_pauses_once() {
+    let store = Arc::new(MemoryStore::new());
+    let model = ScriptedModel::new(vec![Says::Calls(vec![("count", "{}")]), Says::Text("done")]);
+    let tool = CountingTool::gated("count", Effect::Idempotent);
+    let runtime = start(&store, &model, &[&tool], DEFAULTS).await;
+    let run = submit(&runtime, "worker").await;
+    tool.entered.notified().await;
+    assert_eq!(pause(&runtime, run, false).await.expect("asks"), Pausing::Asked);
+    assert_eq!(pause(&runtime, run, true).await.expect("pauses"), Pausing::Done);
+    stands_still(&runtime, run).await;
+    tool.let_go.notify_one();
+    resume(&runtime, run).await;
+    let ended = tokio::time::timeout(Duration::from_secs(3600), runtime.wait(run)).await;
+    assert_eq!(ended.expect("it goes on").expect("ends").state, "succeeded");
+}
+
+#[tokio::test(start_paused = true)]
 async fn c11_code_pauses_behind_the_steps_under_way_in_all_its_branches() {
     for now in [false, true] {
         let (gate, entered) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));

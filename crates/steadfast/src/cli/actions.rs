@@ -95,10 +95,10 @@ pub(super) async fn pause(
     match format {
         Output::Json => output::json(&said)?,
         Output::Text if said["paused"] == Value::Bool(true) => {
-            output::data(&format!("{run} paused"));
+            output::data(&format!("{run} paused"))?;
         }
         Output::Text => {
-            output::data(&format!("{run} pauses once its step under way has ended"));
+            output::data(&format!("{run} pauses once its step under way has ended"))?;
         }
     }
     Ok(Exit::Done)
@@ -126,7 +126,7 @@ pub(super) async fn fork(client: &Client, args: ForkArgs, format: Output) -> any
     match format {
         Output::Json => output::json(&fork)?,
         Output::Text => {
-            output::data(&fork.id.to_string());
+            output::data(&fork.id.to_string())?;
             output::talk(&format!("watch it at {}", client.console(fork.id)));
         }
     }
@@ -151,7 +151,7 @@ pub(super) async fn rollback(
     let undo: Vec<UndoCall> = serde_json::from_value(said["undo"].clone())?;
     let left: Vec<LeftCall> = serde_json::from_value(said["left"].clone())?;
     let (to, told) = (&said["to"], output::undone(&undo, &left));
-    output::data(&format!("{run} rolled back to event {to}{told}"));
+    output::data(&format!("{run} rolled back to event {to}{told}"))?;
     Ok(Exit::Done)
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn checkpoints(
     if kept.is_empty() {
         output::talk("no checkpoint is kept yet");
     } else {
-        output::data(&output::checkpoints(&kept));
+        output::data(&output::checkpoints(&kept))?;
     }
     Ok(Exit::Done)
 }
@@ -196,9 +196,9 @@ pub(super) async fn answer(
     match format {
         Output::Json => output::json(&said)?,
         Output::Text if said["taken"] == Value::Bool(true) => {
-            output::data(&format!("{run} is told: {verdict}"));
+            output::data(&format!("{run} is told: {verdict}"))?;
         }
-        Output::Text => output::data(&format!("{run} had been told before, which holds")),
+        Output::Text => output::data(&format!("{run} had been told before, which holds"))?,
     }
     Ok(Exit::Done)
 }

@@ -106,7 +106,7 @@ pub(super) async fn facts(
             };
             match format {
                 Output::Json => output::json(&fact)?,
-                Output::Text => output::data(&text_of(&fact["value"])),
+                Output::Text => output::exact(&text_of(&fact["value"]))?,
             }
         }
         FactAction::Set { key, value, keep } => {
@@ -121,7 +121,7 @@ pub(super) async fn facts(
             };
             match format {
                 Output::Json => output::json(&fact)?,
-                Output::Text => output::data(&format!("{key} version {}", fact["version"])),
+                Output::Text => output::data(&format!("{key} version {}", fact["version"]))?,
             }
         }
         FactAction::Forget { key } => {
@@ -142,7 +142,7 @@ fn list(page: &FactPage, format: Output) -> anyhow::Result<()> {
             for fact in &page.facts {
                 let line: String =
                     text_of(&fact.value).replace('\n', " ").chars().take(100).collect();
-                output::data(&format!("{}\t{line}", fact.key));
+                output::data(&format!("{}\t{line}", fact.key))?;
             }
             if let Some(next) = &page.next {
                 output::talk(&format!("more: the same with `--after '{next}'`"));

@@ -46,7 +46,7 @@ pub(super) async fn guards(
     };
     match format {
         Output::Json => output::json(&guard)?,
-        Output::Text => output::data(&guard.explain),
+        Output::Text => output::data(&guard.explain)?,
     }
     Ok(Exit::Done)
 }
@@ -66,7 +66,7 @@ async fn list(client: &Client, format: Output) -> anyhow::Result<Exit> {
         }
         Output::Text => {
             for guard in &list.guards {
-                output::data(&guard.explain);
+                output::data(&guard.explain)?;
             }
         }
     }
@@ -80,7 +80,7 @@ async fn show(client: &Client, name: &str, format: Output) -> anyhow::Result<Exi
     };
     match format {
         Output::Json => output::json(&shown)?,
-        Output::Text => output::data(&detail(&serde_json::from_value(shown)?)),
+        Output::Text => output::data(&detail(&serde_json::from_value(shown)?))?,
     }
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use steadfast_runtime::{EventView, RunEvent, RunView, Runtime, RuntimeError, Status, SubmitRun};
 
 use super::remote::exit_of;
+use super::serve::wait_for_signal;
 use super::{Exit, Output, output, start_logging};
 use crate::config::Config;
 use crate::node::{Node, drills};
@@ -39,17 +40,24 @@ pub(super) async fn run(
     output::talk(&format!("run {}", submitted.run.id));
     let followed = tokio::select! {
         followed = follow(&node.runtime, &submitted.run, format) => Some(followed),
-        _ = tokio::signal::ctrl_c() => None,
+        Ok(()) = wait_for_signal() => None,
     };
     let exit = match followed {
         Some(Ok(view)) => conclude(&node.runtime, &view, format).await,
         Some(Err(error)) => Err(error),
         None => {
-            output::talk("interrupted: the run is kept, and goes on with the next start");
+            output::talk(
+                "interrupted: the run is kept, and goes on with the next start; waiting for its step \
+                 under way, a second signal ends at once",
+            );
             Ok(Exit::Cancelled)
         }
     };
-    let stopped = node.stop().await;
+    let stopped = tokio::select! {
+        stopped = node.stop() => stopped.map(drop),
+        // What is cut off is settled by the next start, as after a crash.
+        Ok(()) = wait_for_signal() => Ok(()),
+    };
     let exit = exit?;
     stopped?;
     Ok(exit)
@@ -104,7 +112,7 @@ async fn conclude(runtime: &Runtime, view: &RunView, format: Output) -> anyhow::
             output::json(&value)?;
         }
         (Output::Text, Some(steadfast_runtime::Ending::Succeeded { output })) => {
-            output::data(&output);
+            output::exact(&output)?;
         }
         (Output::Text, Some(steadfast_runtime::Ending::Failed { message, .. })) => {
             output::talk(&format!("failed: {message}"));

@@ -44,7 +44,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such run, agent or key, \
-    4 refused, 5 cancelled or timed out, 64 unusable configuration.";
+    4 refused, 5 cancelled or timed out, 64 unusable configuration, 141 nobody reads the output.";
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -312,6 +312,9 @@ impl Exit {
 
 const CONFIG_EXIT: u8 = 64;
 
+/// The reader of standard output is gone: what shells show of a program that SIGPIPE ended.
+const UNREAD_EXIT: u8 = 141;
+
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&command_line().get_matches());
@@ -323,6 +326,9 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) if error.downcast_ref().is_some_and(output::Unprinted::is_unread) => {
+            ExitCode::from(UNREAD_EXIT)
+        }
         Err(error) => {
             output::talk(&format!("error: {error:#}"));
             ExitCode::from(code_of(&error))
@@ -440,6 +446,8 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // What reports them panics if standard error is gone, and with it whatever logs.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Pretty => builder.with_target(false).init(),

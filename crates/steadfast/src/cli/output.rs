@@ -1,6 +1,7 @@
 //! How things look on a terminal.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program prints")]
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -9,20 +10,71 @@ use steadfast_guard::{Effect, counted};
 use steadfast_runtime::event::{Degraded, LeftCall, UndoCall};
 use steadfast_runtime::{CheckpointView, Ending, EventView, Problem, RunEvent, RunView};
 
-/// Data: to standard output.
-pub(super) fn data(text: &str) {
-    println!("{text}");
+/// Standard output took no more data: its reader is gone, or its disk is full.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+pub(super) struct Unprinted(std::io::Error);
+
+impl Unprinted {
+    /// Whether whoever read it has seen enough, as `head` has.
+    pub(super) fn is_unread(&self) -> bool {
+        self.0.kind() == std::io::ErrorKind::BrokenPipe
+    }
 }
 
-/// Talk: to standard error.
+/// Data: to standard output, safe to look at. Nothing of it is kept back.
+///
+/// # Errors
+/// [`Unprinted`], with which a command ends: what nobody can read is not worth going on for.
+pub(super) fn data(text: &str) -> Result<(), Unprinted> {
+    print(&safe(text))
+}
+
+/// What an agent answered or has stored: to the byte into a file or a pipe, safe to look at on a terminal.
+///
+/// # Errors
+/// As [`data`].
+pub(super) fn exact(text: &str) -> Result<(), Unprinted> {
+    if std::io::stdout().is_terminal() { data(text) } else { print(text) }
+}
+
+/// Talk: to standard error, safe to look at. Whether anybody listens is of no matter to what is done.
 pub(super) fn talk(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr().lock(), "{}", safe(text)));
 }
 
 /// A JSON document on one line.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    data(&serde_json::to_string(value)?);
-    Ok(())
+    Ok(print(&serde_json::to_string(value)?)?)
+}
+
+fn print(text: &str) -> Result<(), Unprinted> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Unprinted)
+}
+
+/// A text in which nothing steers a terminal: inputs, labels and what tools say come from anybody, and could
+/// clear the screen, hide a line, or write one that looks like ours.
+fn safe(text: &str) -> Cow<'_, str> {
+    let steers = |char: char| match char {
+        '\n' | '\t' => false,
+        // They change in which direction the rest of the line is shown.
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        _ => char.is_control(),
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if steers(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    Cow::Owned(shown)
+}
+
+/// A label on one line, whatever is in it.
+fn on_one_line(label: &str) -> String {
+    label.replace('\n', "\\n")
 }
 
 /// A table of runs.
@@ -42,7 +94,7 @@ pub(super) fn runs(runs: &[RunView]) -> String {
             run.problem.clone().unwrap_or_default(),
             progress,
             run.model.clone().unwrap_or_default(),
-            input,
+            safe(&input).into_owned(),
         ]);
     }
     table.trim_fmt()
@@ -70,12 +122,12 @@ pub(super) fn checkpoints(kept: &[CheckpointView]) -> String {
 pub(super) fn run(run: &RunView) -> String {
     let mut lines = vec![
         format!("run      {}", run.id),
-        format!("agent    {} (tenant {})", run.agent, run.tenant),
+        format!("agent    {} (tenant {})", run.agent, on_one_line(&run.tenant)),
         format!("state    {}", run.state),
         format!("input    {}", first_line(&run.input)),
     ];
     if let Some(session) = &run.session {
-        lines.push(format!("session  {session}"));
+        lines.push(format!("session  {}", on_one_line(session)));
     }
     if !run.tags.is_empty() {
         lines.push(format!("tags     {}", run.tags.join(", ")));
@@ -204,7 +256,7 @@ pub(super) fn event(view: &EventView) -> String {
         RunEvent::Succeeded { .. } => "succeeded".to_owned(),
         RunEvent::Failed { stop, message } => format!("failed ({}): {message}", stop.as_str()),
     };
-    format!("{:>5}  {text}", view.seq)
+    format!("{:>5}  {}", view.seq, safe(&text))
 }
 
 /// A step of code that begins.
@@ -233,7 +285,7 @@ pub(super) fn undone(undo: &[UndoCall], left: &[LeftCall]) -> String {
 
 /// The reason that somebody gave, if they gave one.
 fn why(reason: Option<&str>) -> String {
-    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+    reason.map(|reason| format!(" ({})", on_one_line(reason))).unwrap_or_default()
 }
 
 fn ended(ending: &Ending) -> String {

@@ -60,7 +60,7 @@ pub(super) async fn list(client: &Client, which: Which, format: Output) -> anyho
         }
         Output::Text if list.runs.is_empty() => output::talk("no run matches"),
         Output::Text => {
-            output::data(&output::runs(&list.runs));
+            output::data(&output::runs(&list.runs))?;
             if let Some(next) = list.next {
                 output::talk(&format!("older ones: the same with `--before {next}`"));
             }

@@ -44,7 +44,7 @@ pub(super) async fn submit(client: &Client, order: Order, format: Output) -> any
             output::json(&value)?;
         }
         Output::Text => {
-            output::data(&run.id.to_string());
+            output::data(&run.id.to_string())?;
             output::talk(&format!("watch it at {page}"));
         }
     }
@@ -61,11 +61,11 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
         return Ok(Exit::Done);
     }
     let view: RunView = serde_json::from_value(detail.clone())?;
-    output::data(&output::run(&view));
+    output::data(&output::run(&view))?;
     if let Some(asked) = detail.get("asked").and_then(|asked| asked.get("call")) {
         let part = |name: &str| asked.get(name).and_then(Value::as_str).unwrap_or_default();
         let (id, name, arguments) = (part("id"), part("name"), part("arguments"));
-        output::data(&format!("asks     did call {id} take effect: {name} {arguments}"));
+        output::data(&format!("asks     did call {id} take effect: {name} {arguments}"))?;
         output::talk(&format!(
             "say so with `steadfast answer {run} {id} happened`, `did-not` or `fail`"
         ));
@@ -74,7 +74,7 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
     if let (Some(why), Some(since)) = (waits, detail.pointer("/waiting/since")) {
         let since = since.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
-        output::data(&format!("waits    {why}{since}"));
+        output::data(&format!("waits    {why}{since}"))?;
     }
     let query = [("parent", run.to_string()), ("limit", "500".to_owned())];
     let children: RunList = match client.find("/runs", &query).await? {
@@ -83,11 +83,11 @@ pub(super) async fn show(client: &Client, run: RunId, format: Output) -> anyhow:
     };
     if !children.runs.is_empty() {
         let more = if children.next.is_some() { " (the newest 500)" } else { "" };
-        output::data(&format!("\nchildren{more}:\n{}", output::runs(&children.runs)));
+        output::data(&format!("\nchildren{more}:\n{}", output::runs(&children.runs)))?;
     }
     let ending = detail.get("output").or_else(|| detail.get("failure")).and_then(Value::as_str);
     if let Some(ending) = ending.map(str::to_owned).or(view.ending) {
-        output::data(&format!("\n{ending}"));
+        output::data(&format!("\n{ending}"))?;
     }
     Ok(Exit::Done)
 }
@@ -145,7 +145,7 @@ async fn command(
     };
     match format {
         Output::Json => output::json(&view)?,
-        Output::Text => output::data(&format!("{} {}", view.id, view.state)),
+        Output::Text => output::data(&format!("{} {}", view.id, view.state))?,
     }
     Ok(Exit::Done)
 }

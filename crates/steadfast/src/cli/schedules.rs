@@ -27,7 +27,7 @@ pub(super) async fn schedules(
         Output::Text if schedules.is_empty() => {
             output::talk("no schedules; add a `[schedules.NAME]` section to `steadfast.toml`");
         }
-        Output::Text => output::data(&table(&schedules)),
+        Output::Text => output::data(&table(&schedules))?,
     }
     Ok(Exit::Done)
 }
@@ -41,7 +41,7 @@ async fn run(client: &Client, name: &str, format: Output) -> anyhow::Result<Exit
     match format {
         Output::Json => output::json(&run)?,
         Output::Text => {
-            output::data(&run.id.to_string());
+            output::data(&run.id.to_string())?;
             output::talk(&format!("watch it at {}", client.console(run.id)));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -51,6 +52,10 @@ pub(super) async fn serve(
     wait_for_signal().await?;
     serving.stop().await
 }
+
+/// How long a node that has stopped waits for clients to send the rest of a request or to read their answers.
+/// There may be some that never do.
+const CLIENTS_GRACE: Duration = Duration::from_secs(5);
 
 /// A node with its listener.
 struct Serving {
@@ -118,7 +123,10 @@ impl Serving {
         self.stop.cancel();
         let stopped = async {
             let graceful = self.node.stop().await?;
-            self.task.await??;
+            match tokio::time::timeout(CLIENTS_GRACE, self.task).await {
+                Ok(served) => served??,
+                Err(_) => output::talk("closed connections of clients that were too slow"),
+            }
             anyhow::Ok(graceful)
         };
         let graceful = tokio::select! {
@@ -133,7 +141,7 @@ impl Serving {
     }
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
+pub(super) async fn wait_for_signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -177,7 +185,7 @@ pub(super) async fn check(file: Option<&Path>, format: Output) -> anyhow::Result
             "ok: agents {}; dependencies {}",
             agents.join(", "),
             guards.join(", ")
-        )),
+        ))?,
     }
     Ok(Exit::Done)
 }

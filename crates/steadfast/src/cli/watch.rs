@@ -95,7 +95,7 @@ async fn read(
             *after = view.seq;
             match format {
                 Output::Json => output::json(&view)?,
-                Output::Text => output::data(&output::event(&view)),
+                Output::Text => output::data(&output::event(&view))?,
             }
         }
     }

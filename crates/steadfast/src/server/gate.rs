@@ -5,11 +5,14 @@
 //! read the answers (DNS rebinding). And a request that may change something must not come from
 //! another origin; browsers say so in `Sec-Fetch-Site` and `Origin`, programs send neither.
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use steadfast_store::with_patience;
 
 use super::is_page;
 use super::problem::Problem;
@@ -17,6 +20,10 @@ use crate::console;
 
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; \
                                        frame-ancestors 'none'; object-src 'none'";
+
+/// How long a request waits for a database that cannot be reached before it is answered with 503. Runs
+/// that are executed are more patient.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Headers of every answer.
 const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
@@ -28,11 +35,12 @@ const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Refuses what must not come in, and puts the security headers on every answer.
+/// Refuses what must not come in, says how long the rest may wait for the store, and puts the security
+/// headers on every answer.
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     let page = is_page(request.uri().path());
     let mut response = match check(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => with_patience(STORE_PATIENCE, next.run(request)).await,
         Err(problem) => problem.into_response(),
     };
     if page && let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -48,7 +56,10 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
 
 fn check(request: &Request) -> Result<(), Problem> {
     let host = text(request.headers(), &header::HOST).ok_or_else(Problem::foreign_host)?;
-    if !is_this_machine(host) {
+    // A proxy may have looked at another `Host`, or at the name in the request line, than is looked at here.
+    let is_the_only_one = request.headers().get_all(header::HOST).iter().count() == 1;
+    let named = request.uri().authority().map_or(host, Authority::as_str);
+    if !is_the_only_one || !is_this_machine(host) || !is_this_machine(named) {
         return Err(Problem::foreign_host());
     }
     if !request.method().is_safe() && is_cross_site(request.headers(), host) {

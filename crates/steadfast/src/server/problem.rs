@@ -137,6 +137,16 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_route", "No such route", detail)
     }
 
+    fn database_away() -> Self {
+        let detail = "the database that keeps the runs cannot be reached, or does not answer; the \
+                      server's log says why. What was acknowledged is kept; a command that got this \
+                      answer may or may not have taken effect. The server goes on by itself once the \
+                      database is back: ask again then"
+            .to_owned();
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "store_unavailable", "The database cannot be reached", detail)
+    }
+
     pub(crate) fn page_failed() -> Self {
         let detail = "the page could not be built; the server's log says why".to_owned();
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "page_failed", "Page failed", detail)
@@ -161,8 +171,11 @@ impl From<RuntimeError> for Problem {
             E::KeyConflict { .. } => (StatusCode::CONFLICT, "Key used before"),
             E::InvalidInput { .. } => (StatusCode::BAD_REQUEST, "Input not acceptable"),
             E::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
-            E::Store(StoreError::Unavailable { .. }) => {
+            E::Store(store @ StoreError::Unavailable { .. }) => {
                 tracing::error!(code, error = &error as &dyn std::error::Error, "a request failed");
+                if store.is_database_away() {
+                    return Self::database_away();
+                }
                 let detail = "the store could not be read or written; the server's log says why. \
                               What was acknowledged is kept; a command that got this answer may \
                               or may not have taken effect"

@@ -103,6 +103,12 @@ fn bad_requests_get_a_problem_that_says_what_is_wrong() {
     }
     let (status, _) = request(at, "GET /api/v1/runs HTTP/1.1\r\nhost: evil.example", b"");
     assert_eq!(status, 403, "another name for this address is refused");
+    for head in [
+        "GET /api/v1/runs HTTP/1.1\r\nhost: localhost\r\nhost: evil.example",
+        "GET http://evil.example/api/v1/runs HTTP/1.1\r\nhost: localhost",
+    ] {
+        assert_eq!(request(at, head, b"").0, 403, "{head}");
+    }
     let head = format!(
         "POST /api/v1/runs HTTP/1.1\r\nhost: {at}\r\norigin: http://evil.example\r\ncontent-type: {json}"
     );

@@ -13,6 +13,7 @@ mod bad_input;
 mod cli;
 mod console;
 mod crash;
+mod ending;
 mod facts;
 mod faults;
 mod guards;
@@ -23,6 +24,8 @@ mod keys;
 mod medium;
 mod nodes;
 mod openapi;
+#[path = "../../../store/tests/it/postgres_proxy.rs"]
+mod postgres_proxy;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;
 #[cfg(target_os = "linux")]
@@ -34,6 +37,7 @@ mod schedules;
 mod search;
 mod stand_in;
 mod store_commands;
+mod terminal;
 #[cfg(target_os = "linux")]
 mod trouble;
 mod watch;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::http::{Server, get, post};
-use crate::postgres_server::{fresh_schema, shared};
+use crate::postgres_proxy::Proxy;
+use crate::postgres_server::{Server as Database, fresh_schema, shared};
 use crate::program::{Running, example, refusal, run, steadfast, text};
 
 /// The variable that holds the database's URL.
@@ -86,4 +87,68 @@ fn a_database_that_cannot_be_used_is_refused_without_its_password() {
         let said = refusal(&command.output().expect("starts"), code, &[word]);
         assert!(!said.contains("horse"), "{said}");
     }
+}
+
+#[test]
+fn who_asks_while_the_database_is_away_is_told_so_soon_and_the_node_goes_on_by_itself() {
+    let Some(database) = Database::start() else { return };
+    let proxy = Proxy::to(database.port);
+    let (_temporary, folder) = lay_out();
+    let mut node = node(&folder, &database.url_at(proxy.port()));
+    let url = format!("http://{}", node.address);
+    let order = r#"{ "agent": "report", "input": "go" }"#;
+    let mut count = 0;
+    let mut goes_on = || {
+        // Its lease may be gone, or what was sent before may be in the way for a moment.
+        let id = (0..600).find_map(|_| {
+            let (status, body) = post(&node.address, "/api/v1/runs", "application/json", order);
+            assert!(status == 201 || status == 503, "{body}");
+            let submitted: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            if status == 503 {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            submitted["id"].as_str().map(str::to_owned)
+        });
+        let id = id.expect("the node does not come back");
+        let watched = run(&folder, &["watch", &id, "--server", &url]);
+        assert_eq!(watched.status.code(), Some(0), "{}", text(&watched.stderr));
+        count += 1;
+    };
+    goes_on();
+    let is_told = |answer: (u16, String)| {
+        assert_eq!(answer.0, 503, "{}", answer.1);
+        assert!(
+            answer.1.contains("the database that keeps the runs cannot be reached"),
+            "{}",
+            answer.1
+        );
+        assert!(!answer.1.contains("horse"), "{}", answer.1);
+    };
+    database.halt("fast");
+    let asked = |path: &str| {
+        let answer = get(&node.address, path);
+        (answer.status, answer.body)
+    };
+    is_told(asked("/api/v1/runs"));
+    is_told(asked("/console"));
+    is_told(post(&node.address, "/api/v1/runs", "application/json", order));
+    let ps = run(&folder, &["ps", "--server", &url]);
+    assert_ne!(ps.status.code(), Some(0));
+    assert!(text(&ps.stderr).contains("database that keeps the runs"), "{}", text(&ps.stderr));
+    database.resume();
+    goes_on();
+    // The connections that there are go silent; then nothing answers any more.
+    proxy.silence();
+    goes_on();
+    proxy.deafen();
+    is_told(asked("/api/v1/runs"));
+    proxy.hear();
+    goes_on();
+    let list: serde_json::Value =
+        serde_json::from_str(&get(&node.address, "/api/v1/runs").body).expect("JSON");
+    let runs = list["runs"].as_array().expect("a list");
+    assert!(runs.iter().filter(|run| run["state"] == "succeeded").count() >= count, "{list}");
+    // Each was kept waiting for as long as the documentation says, the runs for longer.
+    let said = node.program.wait_for("a request failed");
+    assert!(said.contains("(waited 2s for it)"), "{said}");
 }

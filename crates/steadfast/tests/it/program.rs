@@ -94,6 +94,12 @@ impl Running {
         assert!(sent.is_ok_and(|status| status.success()), "still there to be asked");
     }
 
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        while self.line().is_some() {}
+        self.child.wait().expect("reaped").code()
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("still there to be killed");

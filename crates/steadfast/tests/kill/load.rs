@@ -9,10 +9,17 @@ use serde_json::{Value, json};
 pub(crate) const CLIENT_FILE: &str = "client.sh";
 
 /// Tools of the world outside that remember their keys.
-pub(crate) const IDEMPOTENT: &[&str] = &["put", "refund"];
+pub(crate) const IDEMPOTENT: &[&str] = &["put", "refund", "unput"];
 
 /// Tools that must never be carried out twice for the same thing.
-pub(crate) const ONCE: &[&str] = &["pay", "charge", "flaky"];
+pub(crate) const ONCE: &[&str] = &["pay", "charge", "flaky", "unpay", "ship", "send"];
+
+/// Tools whose answer may come too late: whether they have taken effect is asked then, the one of a tool, the
+/// other of a person.
+pub(crate) const DOUBTFUL: &[&str] = &["ship", "send"];
+
+/// The tool that says whether one of these has taken effect.
+pub(crate) const VERIFY: &str = "has_happened";
 
 /// Runs that the provider refuses for a while: a script's fault at a step strikes once.
 const QUIET: usize = 200;
@@ -49,16 +56,18 @@ impl Wishes {
     /// A run of any sort; one that is sure to bring an event of `kind`, if there is such a sort.
     pub(crate) fn draw(&mut self, kind: Option<&str>) -> Wish {
         let sort = match kind {
-            Some("failed") => 80,
-            Some("parked" | "resumed") => 90,
+            Some("failed") => 70,
+            Some("parked" | "resumed") => 80,
+            Some("call_judged") => 90,
             Some(_) => 0,
             None => self.dice.usize(0..100),
         };
         let (agent, input) = match sort {
-            0..45 => ("mixed", "mixed".to_owned()),
-            45..70 => ("orders", format!("order {}.", self.dice.usize(1..=ORDERS))),
-            70..80 => ("later", "later".to_owned()),
-            80..88 => ("broken", "broken".to_owned()),
+            0..40 => ("mixed", "mixed".to_owned()),
+            40..60 => ("orders", format!("order {}.", self.dice.usize(1..=ORDERS))),
+            60..68 => ("later", "later".to_owned()),
+            68..76 => ("broken", "broken".to_owned()),
+            88.. => ("unsure", "unsure".to_owned()),
             _ => {
                 self.quiet = self.quiet % QUIET + 1;
                 ("quiet", format!("quiet {}.", self.quiet))
@@ -88,7 +97,8 @@ fn then_end(script: &mut String) {
 /// in any other, without a word from the runtime.
 pub(crate) fn script() -> String {
     let mut script = "name = \"kill\"\n".to_owned();
-    let entries = ["mixed", "broken", "later"].map(|name| (name.to_owned(), format!("{name}-1")));
+    let entries =
+        ["mixed", "broken", "later", "unsure"].map(|name| (name.to_owned(), format!("{name}-1")));
     let orders = (1..=ORDERS).map(|n| (format!("order {n}[.]"), format!("order-{n}")));
     let quiets = (1..=QUIET).map(|n| (format!("quiet {n}[.]"), format!("quiet-{n}")));
     for (when, goto) in entries.into_iter().chain(orders).chain(quiets) {
@@ -109,6 +119,11 @@ pub(crate) fn script() -> String {
     step(&mut script, "broken-1", &[("look", "ticket")]);
     step(&mut script, "broken-2", &[("pay", "e-{{result.broken-1#/number}}")]);
     script.push_str("[[step]]\nname = \"broken-3\"\ncalls = [{ tool = \"look\", arguments = { what = \"never\" } }]\n");
+    then_end(&mut script);
+    step(&mut script, "unsure-1", &[("look", "ticket")]);
+    for (n, tool) in (2..).zip(DOUBTFUL) {
+        step(&mut script, &format!("unsure-{n}"), &[(tool, "u-{{result.unsure-1#/number}}")]);
+    }
     then_end(&mut script);
     step(&mut script, "later-1", &[("look", "ticket")]);
     step(&mut script, "later-2", &[("flaky", "f-{{result.later-1#/number}}")]);
@@ -138,31 +153,46 @@ pub(crate) fn script() -> String {
     script
 }
 
+/// The tools: each is a command that asks the server.
+fn tool_sections(text: &mut String, server: u16) {
+    let effects = [("look", "read"), (VERIFY, "read")].into_iter();
+    let effects = effects.chain(IDEMPOTENT.iter().map(|tool| (*tool, "idempotent")));
+    for (tool, effect) in effects.chain(ONCE.iter().map(|tool| (*tool, "once"))) {
+        writeln!(
+            text,
+            "[tools.{tool}]\nkind = \"command\"\ncommand = [\"bash\", \"{CLIENT_FILE}\", \"{server}\", \
+             \"{tool}\", \"{{what}}\"]\ndescription = \"{tool}\"\neffect = \"{effect}\""
+        )
+        .expect("grows");
+        if DOUBTFUL.contains(&tool) {
+            // Shorter than what a call may take at the server, and no reason to call it no more.
+            writeln!(
+                text,
+                "timeout = \"1s\"\n[policies.\"tool:{tool}\"]\n\
+                 breaker = {{ consecutive_failures = 100000, failure_ratio = 1.0, min_calls = 100000 }}"
+            )
+            .expect("grows");
+        }
+    }
+}
+
 /// The configuration. In a drill two of three calls of `flaky` do not leave.
 pub(crate) fn configure(folder: &Path, provider: &str, tools: u16, extra: &str, drill: bool) {
     let mut text = format!(
-        "{extra}\n[runtime]\nlease_ttl = \"1s\"\n[log]\nlevel = \"info,steadfast_runtime=debug\"\n[providers.played]\nwire = \"openai\"\n\
+        "{extra}\n[runtime]\nlease_ttl = \"1s\"\ncheckpoint_interval = \"100ms\"\n[log]\nlevel = \"info,steadfast_runtime=debug\"\n[providers.played]\nwire = \"openai\"\n\
          base_url = \"{provider}\"\n"
     );
     for model in ["main", "broken", "quiet"] {
         let table = format!("[models.{model}]\nprovider = \"played\"\nmodel = \"kill\"\n");
         text.push_str(&table);
     }
-    let effects = [("look", "read")].into_iter();
-    let effects = effects.chain(IDEMPOTENT.iter().map(|tool| (*tool, "idempotent")));
-    for (tool, effect) in effects.chain(ONCE.iter().map(|tool| (*tool, "once"))) {
-        writeln!(
-            text,
-            "[tools.{tool}]\nkind = \"command\"\ncommand = [\"bash\", \"{CLIENT_FILE}\", \"{tools}\", \
-             \"{tool}\", \"{{what}}\"]\ndescription = \"{tool}\"\neffect = \"{effect}\""
-        )
-        .expect("grows");
-    }
+    tool_sections(&mut text, tools);
     let agents = [
         ("mixed", "main", "\"look\", \"put\", \"pay\", \"report_progress\""),
         ("orders", "main", "\"charge\", \"refund\""),
         ("later", "main", "\"look\", \"flaky\""),
         ("broken", "broken", "\"look\", \"pay\""),
+        ("unsure", "main", "\"look\", \"ship\", \"send\""),
         ("quiet", "quiet", "\"look\", \"put\""),
     ];
     for (agent, model, tools) in agents {
@@ -170,9 +200,18 @@ pub(crate) fn configure(folder: &Path, provider: &str, tools: u16, extra: &str, 
     }
     text.push_str(
         "[idempotency.charge]\narguments = [\"what\"]\n[idempotency.refund]\narguments = [\"what\"]\n\
+         [compensate.put]\ntool = \"unput\"\narguments = { what = \"{what}\" }\n\
+         [compensate.pay]\ntool = \"unpay\"\narguments = { what = \"{what}\" }\n\
+         [unknown.send]\nthen = \"ask\"\n\
          [fallback.\"tool:flaky\"]\nqueue = \"1h\"\n[policies.\"model:quiet\"]\n\
          retry = { max_retry_after = \"10ms\" }\n",
     );
+    writeln!(
+        text,
+        "[unknown.ship]\nthen = \"verify\"\nwith = \"{VERIFY}\"\nelse = \"ask\"\n\
+         arguments = {{ what = \"ship {{what}}\" }}"
+    )
+    .expect("grows");
     if drill {
         text.push_str(
             "[chaos]\nallow = true\n[policies.\"tool:flaky\"]\nretry = { max_retries = 0 }\n\

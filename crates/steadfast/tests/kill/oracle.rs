@@ -39,6 +39,8 @@ pub(crate) fn faults(evidence: &Evidence) -> Vec<String> {
     unfinished(evidence, &mut found);
     for (run, log) in &evidence.logs {
         out_of_order(run, log, &mut found);
+        taken_over(evidence, run, log, &mut found);
+        left_undone(evidence, run, log, &mut found);
     }
     repeated(evidence, &mut found);
     unwritten(evidence, &mut found);
@@ -77,7 +79,12 @@ fn lost(evidence: &Evidence, found: &mut Vec<String>) {
     }
     for ((run, kind), wanted) in wanted {
         let log = evidence.logs.get(run).map_or(&[][..], Vec::as_slice);
-        let there = log.iter().filter(|event| text(event, "type") == kind).count();
+        let is = |event: &&Value, kind| text(event, "type") == kind;
+        let there = log.iter().filter(|event| is(event, kind)).count();
+        // What was said to a run reaches it unless it was over before.
+        if kind == "call_judged" && log.iter().any(|event| is(&event, "cancelled")) {
+            continue;
+        }
         if there < wanted {
             found.push(format!("{wanted} x {kind} was confirmed for {run}; {there} are there"));
         }
@@ -104,10 +111,58 @@ fn out_of_order(run: &str, log: &[Value], found: &mut Vec<String>) {
     if seqs != (1..=log.len() as u64).collect::<Vec<_>>() {
         found.push(format!("the log of {run} has holes: {seqs:?}"));
     }
-    let claims = log.iter().filter(|event| text(event, "type") == "claimed");
+    // What a fork has taken over from another run was claimed in that one's epochs.
+    let own = log.iter().rposition(|event| text(event, "type") == "forked").unwrap_or_default();
+    let claims = log[own..].iter().filter(|event| text(event, "type") == "claimed");
     let epochs: Vec<u64> = claims.filter_map(|event| event["epoch"].as_u64()).collect();
     if !epochs.is_sorted_by(|before, after| before < after) {
         found.push(format!("run {run} was claimed in epochs {epochs:?}"));
+    }
+}
+
+/// A fork whose beginning is not that of the run that it was made from.
+fn taken_over(evidence: &Evidence, run: &str, log: &[Value], found: &mut Vec<String>) {
+    let Some(forked) = log.iter().rev().find(|event| text(event, "type") == "forked") else {
+        return;
+    };
+    let (from, last) = (text(forked, "from"), forked["last"].as_u64().unwrap_or_default());
+    let theirs = evidence.logs.get(from).map_or(&[][..], Vec::as_slice);
+    let end = usize::try_from(last).unwrap_or(usize::MAX);
+    if forked["seq"] != last + 1 || theirs.len() < end {
+        return found
+            .push(format!("run {run} forked from {from} where that had not been: {forked}"));
+    }
+    let without_time = |event: &Value| {
+        let mut event = event.clone();
+        event["at"] = Value::Null;
+        event
+    };
+    for (mine, theirs) in log.iter().zip(&theirs[..end]) {
+        if without_time(mine) != without_time(theirs) {
+            found.push(format!("run {run} has {mine} of run {from}, where that is {theirs}"));
+        }
+    }
+}
+
+/// What a rollback was to undo, and the run came to its end without.
+fn left_undone(evidence: &Evidence, run: &str, log: &[Value], found: &mut Vec<String>) {
+    let Some(last) = log.iter().rev().find(|event| text(event, "type") == "rolled_back") else {
+        return;
+    };
+    if evidence.states.get(run).is_none_or(|state| state != "succeeded") {
+        return;
+    }
+    for (place, undo) in last["undo"].as_array().into_iter().flatten().enumerate() {
+        let call = format!("undo {}-{place}", last["seq"]);
+        let ended = log.iter().any(|event| {
+            let outcome = text(event, "outcome");
+            text(event, "type") == "tool_finished"
+                && text(event, "call_id") == call
+                && (outcome == "done" || outcome == "outcome_unknown")
+        });
+        if !ended {
+            found.push(format!("run {run} went back and did not undo {undo}"));
+        }
     }
 }
 
@@ -134,7 +189,16 @@ fn unwritten(evidence: &Evidence, found: &mut Vec<String>) {
     let mut announced: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (run, log) in &evidence.logs {
         let mut keys: BTreeMap<&str, &str> = BTreeMap::new();
-        for event in log.iter().filter(|event| text(event, "type") == "tool_started") {
+        for event in log {
+            match text(event, "type") {
+                "tool_started" => {}
+                // What is done from here on has other keys, and may have the same ids.
+                "rolled_back" => {
+                    keys.clear();
+                    continue;
+                }
+                _ => continue,
+            }
             let (call, key) = (text(event, "call_id"), text(event, "key"));
             announced.insert((text(event, "tool"), key));
             if let Some(before) = keys.insert(call, key).filter(|before| *before != key) {
@@ -157,8 +221,10 @@ fn invented(evidence: &Evidence, found: &mut Vec<String>) {
         let mut keys: BTreeMap<&str, &str> = BTreeMap::new();
         for event in log {
             let (call, tool) = (text(event, "call_id"), text(event, "tool"));
-            if text(event, "type") == "tool_started" {
-                keys.insert(call, text(event, "key"));
+            match text(event, "type") {
+                "tool_started" => drop(keys.insert(call, text(event, "key"))),
+                "rolled_back" => keys.clear(),
+                _ => {}
             }
             let done = text(event, "type") == "tool_finished" && text(event, "outcome") == "done";
             if !done || tool == "report_progress" {

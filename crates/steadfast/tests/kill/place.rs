@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use tokio_postgres::NoTls;
+
 use crate::postgres_server::{Server, fresh_schema};
 
 /// How long a node keeps its runs without a sign of life: the shortest lease there is.
@@ -11,6 +13,16 @@ pub(crate) const LEASE: Duration = Duration::from_secs(1);
 
 /// The variable that tells a node where the database is: its URL holds a password.
 const URL_VARIABLE: &str = "STEADFAST_KILL_STORE";
+
+/// Puts `body` in place of the newest checkpoint of each run that is not over.
+fn spoil(schema: &str, body: &str) -> String {
+    let over = "('succeeded', 'failed', 'cancelled')";
+    format!(
+        "UPDATE {schema}checkpoint SET body = {body} WHERE \
+         run IN (SELECT run FROM {schema}run WHERE state NOT IN {over}) AND \
+         seq = (SELECT max(seq) FROM {schema}checkpoint other WHERE other.run = checkpoint.run)"
+    )
+}
 
 /// A store.
 pub(crate) enum Place {
@@ -41,6 +53,31 @@ impl Place {
         match self {
             Self::Sqlite => {}
             Self::Postgres { url, .. } => drop(command.env(URL_VARIABLE, url)),
+        }
+    }
+
+    /// Damages the newest checkpoint of each run that is not over, while no node has the store open; how many
+    /// there were.
+    pub(crate) fn spoil(&self, folder: &Path) -> usize {
+        match self {
+            Self::Sqlite => {
+                let store = rusqlite::Connection::open(folder.join("kill.db")).expect("opens");
+                store.execute(&spoil("", "x'00'"), []).expect("damages")
+            }
+            Self::Postgres { url, schema } => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let damaged = runtime.expect("a runtime").block_on(async {
+                    let (client, link) = tokio_postgres::connect(url, NoTls).await?;
+                    let prefix = format!("{schema}.");
+                    let damage = async {
+                        let damaged = client.execute(&spoil(&prefix, "'\\x00'"), &[]).await;
+                        drop(client);
+                        damaged
+                    };
+                    tokio::join!(damage, link).0
+                });
+                usize::try_from(damaged.expect("damages")).expect("a few")
+            }
         }
     }
 

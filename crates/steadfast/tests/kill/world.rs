@@ -17,7 +17,7 @@ use crate::tools::{CLIENT, ToolServer};
 use crate::wire::{ask, get};
 
 /// How long everything may take to come to rest once nothing disturbs any more.
-const RESTS_WITHIN: Duration = Duration::from_secs(120);
+const RESTS_WITHIN: Duration = Duration::from_secs(300);
 
 /// How many runs are kept open.
 const OPEN: usize = 10;
@@ -41,6 +41,7 @@ pub(crate) struct World {
     pub(crate) record: Record,
     pub(crate) known: Mutex<Known>,
     wishes: Mutex<Wishes>,
+    dice: Mutex<fastrand::Rng>,
     /// Kept alive; its journal is what it is asked.
     _provider: Mutex<Node>,
     provider_url: String,
@@ -74,6 +75,7 @@ impl World {
             record: Record::new(&path.join("asked.jsonl")),
             known: Mutex::default(),
             wishes: Mutex::new(Wishes::new(seed)),
+            dice: Mutex::new(fastrand::Rng::with_seed(!seed)),
             folder,
             place,
             _provider: Mutex::new(provider),
@@ -136,6 +138,17 @@ impl World {
         true
     }
 
+    /// Damages checkpoints; how many. Before a run has been confirmed there may be no store yet.
+    pub(crate) fn spoil(&self) -> usize {
+        let is_there = !locked(&self.known).confirmed.is_empty();
+        if is_there { self.place.spoil(self.path()) } else { 0 }
+    }
+
+    /// Whether something is done that is done once in so many times.
+    pub(crate) fn happens(&self, once_in: u32) -> bool {
+        locked(&self.dice).u32(0..once_in) == 0
+    }
+
     /// How many more runs are to be open.
     pub(crate) fn wanted(&self) -> usize {
         OPEN.saturating_sub(locked(&self.known).open.len())
@@ -149,12 +162,71 @@ impl World {
         command: &str,
         kind: &'static str,
     ) -> bool {
-        let path = format!("/api/v1/runs/{run}/{command}");
-        let is_confirmed = matches!(ask(address, "POST", &path, &json!({})), Ok((200, _)));
+        let is_confirmed = post(address, run, command, &json!({})).is_some();
         if is_confirmed {
             self.record.confirmed(run, kind);
         }
         is_confirmed
+    }
+
+    /// Asks a node to put a run aside: at once, or once its step has ended. `true` if it will.
+    pub(crate) fn pause(&self, address: &str, run: &str, now: bool) -> bool {
+        let answer = post(address, run, "pause", &json!({ "now": now }));
+        if answer.as_ref().is_some_and(|answer| answer["paused"] == true) {
+            self.record.confirmed(run, "paused");
+        }
+        answer.is_some()
+    }
+
+    /// Asks a node to let a run begin anew, and to undo what it has done.
+    pub(crate) fn roll_back(&self, address: &str, run: &str) -> bool {
+        let is_confirmed = post(address, run, "rollback", &json!({ "to": 1 })).is_some();
+        if is_confirmed {
+            self.record.confirmed(run, "rolled_back");
+        }
+        is_confirmed
+    }
+
+    /// Asks a node for a fork of a run, from before it did anything that is done once: which run that is.
+    pub(crate) fn fork(&self, address: &str, run: &str) -> Option<String> {
+        let at = locked(&self.dice).u64(1..=2);
+        let key = format!("fork of {run} at {at}");
+        let fork = post(address, run, "fork", &json!({ "at": at, "key": key }))?;
+        let fork = fork["id"].as_str()?.to_owned();
+        self.record.submitted(&key, &fork);
+        locked(&self.known).open.insert(fork.clone());
+        Some(fork)
+    }
+
+    /// Sees to a run that waits: answers what it asks, if that can be known, or else wakes it. `true` if
+    /// it has been answered just now.
+    pub(crate) fn see_to(&self, address: &str, run: &str) -> bool {
+        let Ok((200, shown)) = get(address, &format!("/api/v1/runs/{run}")) else { return false };
+        let (Some(call), Some(tool)) =
+            (shown["asked"]["call"]["id"].as_str(), shown["asked"]["call"]["name"].as_str())
+        else {
+            self.command(address, run, "resume", "resumed");
+            return false;
+        };
+        let arguments = shown["asked"]["call"]["arguments"].as_str().unwrap_or_default();
+        let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+        let what = arguments["what"].as_str().unwrap_or_default();
+        let known = self.tools.has_happened(tool, what).expect("the server answers");
+        let verdict = match known["happened"].as_bool() {
+            Some(true) => "happened",
+            Some(false) => "did-not",
+            None => "fail",
+        };
+        let mut body = json!({ "call": call, "verdict": verdict });
+        if verdict == "happened" {
+            body["result"] = json!(known.to_string());
+        }
+        let answer = post(address, run, "answer", &body);
+        let is_taken = answer.is_some_and(|answer| answer["taken"] == true);
+        if is_taken {
+            self.record.confirmed(run, "call_judged");
+        }
+        is_taken
     }
 
     /// All runs, newest first, as a node lists them.
@@ -209,11 +281,15 @@ impl World {
                 let those = runs.iter().filter(|run| run["state"] == state);
                 those.filter_map(|run| run["id"].as_str()).collect::<Vec<_>>()
             };
-            let waiting = in_state("waiting");
+            let (waiting, paused) = (in_state("waiting"), in_state("paused"));
             for run in &waiting {
+                self.see_to(&address, run);
+            }
+            for run in &paused {
                 self.command(&address, run, "resume", "resumed");
             }
-            let open = waiting.len() + in_state("queued").len() + in_state("running").len();
+            let open =
+                waiting.len() + paused.len() + in_state("queued").len() + in_state("running").len();
             if open == 0 || Instant::now() > patience {
                 break runs;
             }
@@ -240,10 +316,28 @@ impl World {
     }
 }
 
+/// Asks a node to do something with a run; what it says if it has.
+fn post(address: &str, run: &str, command: &str, body: &Value) -> Option<Value> {
+    let path = format!("/api/v1/runs/{run}/{command}");
+    match ask(address, "POST", &path, body) {
+        Ok((200 | 201, answer)) => Some(answer),
+        _ => None,
+    }
+}
+
 /// How often something is in the logs.
 pub(crate) fn count(evidence: &Evidence, field: &str, value: &str) -> usize {
     let events = evidence.logs.values().flatten();
     events.filter(|event| event[field] == value).count()
+}
+
+/// Events by their kinds.
+pub(crate) fn happened(evidence: &Evidence) -> BTreeMap<&str, usize> {
+    let mut kinds = BTreeMap::new();
+    for event in evidence.logs.values().flatten() {
+        *kinds.entry(event["type"].as_str().unwrap_or_default()).or_default() += 1;
+    }
+    kinds
 }
 
 /// Runs by how they ended.

@@ -8,6 +8,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 
 use crate::StoreError;
+use crate::error::DATABASE;
 
 /// How long bytes may stay unanswered by the other side's machine before the connection is given up.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -87,6 +88,11 @@ impl Address {
         StoreError::Unavailable { place: self.to_string(), problem: self.scrub(problem) }
     }
 
+    /// It cannot be reached, and has been waited for so long.
+    pub(super) fn away(&self, problem: &str, waited: Duration) -> StoreError {
+        self.unavailable(&format!("{problem} (waited {waited:?} for it)"))
+    }
+
     pub(super) fn damaged(&self, problem: &str) -> StoreError {
         let (place, problem) = (self.to_string(), self.scrub(problem));
         StoreError::Damaged { what: "a stored value", place, problem }
@@ -126,7 +132,7 @@ fn shown(config: &Config, schema: &str) -> String {
         hosts.iter().enumerate().map(|(index, host)| format!("{host}:{}", port(index))).collect();
     let user = config.get_user().unwrap_or_default();
     let database = config.get_dbname().unwrap_or(user);
-    format!("PostgreSQL at {}, database {database}, schema {schema}, user {user}", places.join(","))
+    format!("{DATABASE} at {}, database {database}, schema {schema}, user {user}", places.join(","))
 }
 
 #[cfg(test)]

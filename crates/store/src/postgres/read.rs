@@ -158,15 +158,16 @@ impl Readers {
         &self,
         read: impl for<'a> Fn(&'a Link) -> Reading<'a, T> + Send + Sync,
     ) -> Result<T, StoreError> {
-        let began = Instant::now();
-        let deadline = began + limited(self.patience);
+        let (began, patience) = (Instant::now(), limited(self.patience));
+        let deadline = began + patience;
+        let away = |problem: &str| self.address.away(problem, patience);
         let _place = self.place(deadline, began + self.patience).await?;
         let mut tried_anew = false;
         loop {
             let (link, was_free) = match self.link(deadline).await {
                 Ok(link) => link,
                 Err(problem) if Instant::now() + PAUSE >= deadline => {
-                    return Err(self.address.unavailable(&problem));
+                    return Err(away(&problem));
                 }
                 Err(_) => {
                     sleep(PAUSE).await;
@@ -188,7 +189,7 @@ impl Readers {
                 continue;
             }
             if Instant::now() + PAUSE >= deadline {
-                return Err(self.address.unavailable(&problem));
+                return Err(away(&problem));
             }
             sleep(PAUSE).await;
         }
@@ -205,7 +206,7 @@ impl Readers {
         let mut place = timeout_at(deadline, &mut acquire).await;
         if place.is_err() {
             if let Some(problem) = &*self.trouble.lock() {
-                return Err(self.address.unavailable(problem));
+                return Err(self.address.away(problem, limited(self.patience)));
             }
             place = timeout_at(latest, acquire).await;
         }

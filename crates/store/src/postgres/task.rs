@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -83,6 +84,8 @@ pub(super) trait Task: Send {
     fn place(&self) -> Option<[u8; 32]>;
     /// Until when it may wait to be sent.
     fn deadline(&self) -> Instant;
+    /// How long that is from when it came.
+    fn patience(&self) -> Duration;
     /// Answers with an error.
     fn refuse(self: Box<Self>, error: StoreError);
     fn perform(&self) -> Perform;
@@ -110,16 +113,18 @@ pub(super) struct Performed {
 pub(super) struct Request<W: Write> {
     write: W,
     deadline: Instant,
+    patience: Duration,
     reply: oneshot::Sender<Result<W::Answer, StoreError>>,
 }
 
 impl<W: Write> Request<W> {
-    pub(super) const fn new(
+    /// A request that has just come.
+    pub(super) fn new(
         write: W,
-        deadline: Instant,
+        patience: Duration,
         reply: oneshot::Sender<Result<W::Answer, StoreError>>,
     ) -> Self {
-        Self { write, deadline, reply }
+        Self { write, deadline: Instant::now() + patience, patience, reply }
     }
 
     fn settle(self, outcome: Result<W::Answer, StoreError>) {
@@ -143,6 +148,10 @@ impl<W: Write> Task for Request<W> {
 
     fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
     }
 
     fn refuse(self: Box<Self>, error: StoreError) {

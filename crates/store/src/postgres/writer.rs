@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::address::Address;
 use super::link::Link;
@@ -121,10 +121,9 @@ impl Handle {
         let queue = self.queue.lock().clone();
         let queue = queue.ok_or_else(|| self.address.unavailable(self.refusal))?;
         let patience = limited(self.patience);
-        let deadline = Instant::now() + patience;
         let (reply, answer) = oneshot::channel();
-        let request = Box::new(Request::new(write, deadline, reply));
-        match timeout_at(deadline, queue.send(request)).await {
+        let request = Box::new(Request::new(write, patience, reply));
+        match timeout(patience, queue.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(self.address.unavailable(CLOSED)),
             Err(_) => return Err(self.address.unavailable(&crowded(patience))),
@@ -256,7 +255,8 @@ impl Writer {
         self.waiting = waiting;
         let over: VecDeque<Box<dyn Task>> = over;
         for task in over {
-            task.refuse(self.address.unavailable(problem));
+            let away = self.address.away(problem, task.patience());
+            task.refuse(away);
         }
     }
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::schema::{self, head_columns};
 use super::writer::{Failure, Write};
-use crate::{BlobHash, PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, RunId, Timestamp};
+use crate::{BlobHash, PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, RunHead, RunId, Timestamp};
 
 /// The name in `meta` of the number whose remains are still to be removed.
 pub(super) const PRUNING: &str = "pruning";
@@ -17,6 +17,9 @@ const FAMILY_IS_OVER: &str = "NOT EXISTS (SELECT 1 FROM run AS other \
      WHERE other.id = run.parent AND other.disposition <> 3) \
      AND NOT EXISTS (SELECT 1 FROM run AS other \
      WHERE other.parent = run.id AND other.disposition <> 3)";
+
+/// By the tag, which the table is ordered by: by the run alone, every row of it would be read for each run.
+pub(super) const DELETE_TAG: &str = "DELETE FROM tag WHERE tag = ?1 AND id = ?2";
 
 /// How far the clock that made a run's id may be from the store's.
 const DAY_MS: i64 = 24 * 3_600_000;
@@ -76,8 +79,8 @@ impl Write for Step {
             let Some(id) = chosen.next() else {
                 return Ok(Stepped { pruned: sweep.pruned, chosen: Vec::new(), is_done: true });
             };
-            let Some(run) = removable(connection, &self.prune, id)? else { continue };
-            sweep.card(run, id)?;
+            let Some((run, head)) = removable(connection, &self.prune, id)? else { continue };
+            sweep.card(run, &head)?;
             if !sweep.remains(run)? {
                 connection
                     .prepare_cached("INSERT INTO meta (name, value) VALUES (?1, ?2)")?
@@ -97,15 +100,19 @@ pub(super) fn pending(connection: &Connection) -> rusqlite::Result<Option<i64>> 
         .optional()
 }
 
-/// The number of a run, if it may still be removed.
-fn removable(connection: &Connection, prune: &Prune, id: RunId) -> Result<Option<i64>, Failure> {
+/// The number and the card of a run, if it may still be removed.
+fn removable(
+    connection: &Connection,
+    prune: &Prune,
+    id: RunId,
+) -> Result<Option<(i64, RunHead)>, Failure> {
     let sql =
         format!("SELECT {}, run FROM run WHERE id = ?1 AND {FAMILY_IS_OVER}", head_columns!());
     let found = connection
         .prepare_cached(&sql)?
-        .query_row([id.as_bytes()], |row| Ok((schema::head(row)?, row.get("run")?)))
+        .query_row([id.as_bytes()], |row| Ok((row.get("run")?, schema::head(row)?)))
         .optional()?;
-    Ok(found.filter(|(head, _)| prune.wants(head)).map(|(_, run)| run))
+    Ok(found.filter(|(_, head)| prune.wants(head)))
 }
 
 /// What a transaction removes, and how much it has removed.
@@ -121,11 +128,13 @@ impl Sweep<'_> {
     }
 
     /// Removes the card and what a run is found by.
-    fn card(&mut self, run: i64, id: RunId) -> rusqlite::Result<()> {
+    fn card(&mut self, run: i64, head: &RunHead) -> rusqlite::Result<()> {
         let remove = |sql: &str, run| self.connection.prepare_cached(sql)?.execute([run]).map(drop);
-        self.connection
-            .prepare_cached("DELETE FROM tag WHERE id = ?1")?
-            .execute([id.as_bytes()])?;
+        for tag in &head.tags {
+            self.connection
+                .prepare_cached(DELETE_TAG)?
+                .execute(params![tag, head.id.as_bytes()])?;
+        }
         remove("DELETE FROM run_text WHERE rowid = ?1", run)?;
         remove("DELETE FROM run WHERE run = ?1", run)?;
         self.rows += 1;

@@ -141,6 +141,7 @@ pub(super) fn list_statement(filter: RunFilter) -> (String, Vec<Value>) {
     query.and("agent = ?", filter.agent.map(Value::Text));
     query.and("session = ?", filter.session.map(Value::Text));
     query.and("parent = ?", filter.parent.map(id));
+    let tagged = filter.tag.is_some();
     query.and("id IN (SELECT id FROM tag WHERE tag = ?)", filter.tag.map(Value::Text));
     // The id bounds what is looked through, and the store's own clock decides.
     let since = filter.since.map(|at| RunId::earliest(Timestamp(at.0.saturating_sub(DAY_MS))));
@@ -154,7 +155,7 @@ pub(super) fn list_statement(filter: RunFilter) -> (String, Vec<Value>) {
     if filter.any_problem {
         query.sql.push_str(" AND problem IS NOT NULL");
     }
-    query.and_text(filter.text);
+    query.and_text(filter.text, tagged);
     let sql = format!(
         "SELECT {} FROM run WHERE TRUE{} ORDER BY id DESC LIMIT {}",
         head_columns!(),
@@ -184,12 +185,17 @@ impl Query {
     }
 
     /// Trigrams find what has three characters, all such words at once; of the runs found so far, the text
-    /// itself decides.
-    fn and_text(&mut self, words: Vec<String>) {
+    /// itself decides. The runs with a tag are looked through for the text: were they looked for by both,
+    /// each that has the tag would be tried with each that has the text (hence the `+`).
+    fn and_text(&mut self, words: Vec<String>, tagged: bool) {
         let long = words.iter().filter(|word| word.chars().nth(2).is_some());
         let phrases: Vec<_> =
             long.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
-        let find = "run IN (SELECT rowid FROM run_text WHERE run_text MATCH ?)";
+        let find = if tagged {
+            "+run IN (SELECT rowid FROM run_text WHERE run_text MATCH ?)"
+        } else {
+            "run IN (SELECT rowid FROM run_text WHERE run_text MATCH ?)"
+        };
         self.and(find, (!phrases.is_empty()).then(|| Value::Text(phrases.join(" AND "))));
         for word in words {
             let hold = "EXISTS (SELECT 1 FROM run_text WHERE run_text.rowid = run.run \

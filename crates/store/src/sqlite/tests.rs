@@ -164,3 +164,35 @@ async fn every_filter_finds_its_page_by_an_index() {
         assert_eq!(plan.contains("USE TEMP B-TREE"), is_search, "it sorts: {plan}");
     }
 }
+
+#[tokio::test]
+async fn a_tag_and_a_word_are_not_looked_for_each_in_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(path(&directory), SqliteOptions::default()).unwrap();
+    let word = || vec!["invoice".to_owned()];
+    let tag = || Some("x".to_owned());
+    let plans = store.read(move |connection| {
+        let both = RunFilter { tag: tag(), text: word(), ..RunFilter::default() };
+        let all = RunFilter { tenant: tag(), ..both.clone() };
+        Ok([plan(connection, both), plan(connection, all)])
+    });
+    for plan in plans.await.unwrap() {
+        assert!(plan.contains("tag USING PRIMARY KEY (tag=?"), "{plan}");
+        assert!(!plan.contains("rowid=?"), "the runs of the tag times those with the word: {plan}");
+    }
+}
+
+#[tokio::test]
+async fn what_removes_a_run_looks_at_no_other_runs_tags() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(path(&directory), SqliteOptions::default()).unwrap();
+    let steps = store.read(|connection| {
+        let sql = format!("EXPLAIN QUERY PLAN {}", prune::DELETE_TAG);
+        let mut explain = connection.prepare(&sql).unwrap();
+        let id = RunId::generate();
+        let steps = explain.query_map(rusqlite::params!["x", id.as_bytes()], |row| row.get(3));
+        Ok(steps.unwrap().map(|step| step.unwrap()).collect::<Vec<String>>().join("; "))
+    });
+    let steps = steps.await.unwrap();
+    assert!(steps.contains("PRIMARY KEY (tag=? AND id=?)"), "{steps}");
+}

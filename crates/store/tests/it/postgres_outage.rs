@@ -92,7 +92,7 @@ async fn through(proxy: &Proxy, server: &Server, patience: Duration) -> Arc<Post
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_connections_go_silent() {
     let Some(server) = Server::start() else { return };
-    let proxy = Proxy::to(server.port());
+    let proxy = Proxy::to(server.port);
     let store = through(&proxy, &server, Duration::from_secs(10)).await;
     nothing_is_lost(&store, async |load| {
         for _ in 0..2 {
@@ -110,7 +110,7 @@ async fn nothing_acknowledged_is_lost_when_connections_go_silent() {
 #[tokio::test]
 async fn a_read_over_a_connection_that_went_silent_is_made_again_on_another() {
     let Some(server) = Server::start() else { return };
-    let proxy = Proxy::to(server.port());
+    let proxy = Proxy::to(server.port);
     let store = through(&proxy, &server, LONG).await;
     let run = create(&store).await;
     assert!(store.head(run).await.unwrap().is_some());
@@ -122,7 +122,7 @@ async fn a_read_over_a_connection_that_went_silent_is_made_again_on_another() {
 #[tokio::test]
 async fn a_server_that_stands_still_is_unavailable_and_comes_back_by_itself() {
     let Some(server) = Server::start() else { return };
-    let proxy = Proxy::to(server.port());
+    let proxy = Proxy::to(server.port);
     let store = through(&proxy, &server, LONG).await;
     let run = create(&store).await;
     assert!(store.head(run).await.unwrap().is_some());

@@ -36,7 +36,7 @@ rm -rf "$folder"
 pub(crate) struct Server {
     folder: PathBuf,
     programs: PathBuf,
-    port: u16,
+    pub(crate) port: u16,
     /// Dropping it closes the pipe.
     _guard: Child,
 }
@@ -102,11 +102,6 @@ impl Server {
     #[expect(clippy::unused_self, reason = "every server has the same user")]
     pub(crate) fn url_at(&self, port: u16) -> String {
         format!("postgres://clerk:{PASSWORD_IN_URL}@127.0.0.1:{port}/postgres")
-    }
-
-    /// Where it listens.
-    pub(crate) const fn port(&self) -> u16 {
-        self.port
     }
 
     /// Stops the server: `fast` cuts its connections off in order, `immediate` is as a power cut.

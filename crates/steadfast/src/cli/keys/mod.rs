@@ -136,7 +136,7 @@ async fn act(place: &Place, action: KeyAction, format: Output) -> anyhow::Result
     };
     match format {
         Output::Json => output::json(&key)?,
-        Output::Text => output::data(&described(&key)),
+        Output::Text => output::data(&described(&key))?,
     }
     Ok(Exit::Done)
 }
@@ -157,7 +157,7 @@ fn hand_out(answer: Answer<KeyWithSecret>, format: Output) -> anyhow::Result<Exi
     }
     match format {
         Output::Json => output::json(&issued)?,
-        Output::Text => output::data(&issued.secret),
+        Output::Text => output::data(&issued.secret)?,
     }
     Ok(Exit::Done)
 }
@@ -171,7 +171,7 @@ fn list(answer: Answer<KeyPage>, format: Output) -> anyhow::Result<Exit> {
         Output::Json => output::json(&page)?,
         Output::Text if page.keys.is_empty() => output::talk("no keys"),
         Output::Text => {
-            output::data(&table(&page.keys));
+            output::data(&table(&page.keys))?;
             if let Some(next) = &page.next {
                 output::talk(&format!("more: the same with `--after {next}`"));
             }

@@ -21,10 +21,12 @@ pub(super) async fn check(store: &dyn Store, format: Output) -> anyhow::Result<E
     match format {
         Output::Json => output::json(&json!({ "ok": ok, "runs": runs, "findings": findings }))?,
         Output::Text => {
-            findings.iter().for_each(|finding| output::data(finding));
+            for finding in &findings {
+                output::data(finding)?;
+            }
             if ok {
                 let runs = counted(runs, "run");
-                output::data(&format!("ok: {}, {runs}", store.describe()));
+                output::data(&format!("ok: {}, {runs}", store.describe()))?;
             } else {
                 let found = counted(findings.len() as u64, "finding");
                 output::talk(&format!("{found} in {}", store.describe()));

@@ -216,7 +216,7 @@ async fn back_up(from: &Path, to: &Path, format: Output) -> anyhow::Result<Exit>
     let size_bytes = to.metadata()?.len();
     match format {
         Output::Json => output::json(&json!({ "backup": to, "size_bytes": size_bytes }))?,
-        Output::Text => output::data(&format!("{}: {size_bytes} bytes, checked", to.display())),
+        Output::Text => output::data(&format!("{}: {size_bytes} bytes, checked", to.display()))?,
     }
     Ok(Exit::Done)
 }
@@ -257,7 +257,7 @@ async fn prune(
             counted(events, "event"),
             counted(blobs, "blob"),
             counted(bytes, "byte")
-        )),
+        ))?,
     }
     Ok(Exit::Done)
 }

@@ -210,7 +210,7 @@ fn listed(counts: &Counts) -> String {
 fn tell(done: &str, counts: &Counts, format: Output) -> anyhow::Result<Exit> {
     match format {
         Output::Json => output::json(&json!({ done: counts }))?,
-        Output::Text => output::data(&told(done, counts)),
+        Output::Text => output::data(&told(done, counts))?,
     }
     Ok(Exit::Done)
 }

@@ -149,3 +149,76 @@ fn the_oracle_sees_runs_that_are_left_and_answers_that_are_paid_twice() {
     });
     assert!(said.contains("[\"run-model-1\"] were answered and asked for again"), "{said}");
 }
+
+/// The same, and a run that was forked from it, rolled back, and has undone what it did.
+fn with_a_fork(change: impl FnOnce(&mut Evidence)) -> String {
+    disturbed(|all| {
+        let mut fork = log(all)[..2].to_vec();
+        let undo = json!([{ "call_id": "c2", "tool": "pay", "with": "unpay", "key": "k-undo" }]);
+        fork.extend([
+            json!({ "type": "forked", "from": "run", "last": 2 }),
+            json!({ "type": "claimed", "epoch": 1 }),
+            json!({ "type": "tool_started", "call_id": "c2", "tool": "pay", "key": "k" }),
+            json!({ "type": "rolled_back", "to": 3, "undo": undo }),
+            json!({ "type": "claimed", "epoch": 3 }),
+            json!({ "type": "tool_started", "call_id": "undo 6-0", "tool": "unpay", "key": "k-undo" }),
+            json!({ "type": "tool_finished", "call_id": "undo 6-0", "tool": "unpay",
+                    "outcome": "done", "content": "{\"number\":5,\"tool\":\"unpay\"}" }),
+            json!({ "type": "tool_started", "call_id": "c2", "tool": "pay", "key": "other" }),
+            json!({ "type": "succeeded" }),
+        ]);
+        for (event, seq) in fork.iter_mut().zip(1..) {
+            event["seq"] = json!(seq);
+            event["at"] = json!(1_000 + seq);
+        }
+        let (tool, key, what) = ("unpay".to_owned(), "k-undo".to_owned(), "b-1".to_owned());
+        all.executions.push(Execution { number: 5, tool, key, what, repeated: false });
+        all.logs.insert("fork".to_owned(), fork);
+        all.states.insert("fork".to_owned(), "succeeded".to_owned());
+        assert_eq!(faults(all), Vec::<String>::new(), "in order with the fork, too");
+        change(all);
+    })
+}
+
+#[test]
+fn the_oracle_sees_forks_that_differ_from_their_origin_and_what_was_left_undone() {
+    let fork = |all: &mut Evidence| all.logs.remove("fork").expect("there");
+    let said = with_a_fork(|all| {
+        let mut fork = fork(all);
+        fork[1]["epoch"] = json!(7);
+        all.logs.insert("fork".to_owned(), fork);
+    });
+    assert!(said.contains("run fork has"), "{said}");
+    let said = with_a_fork(|all| {
+        let mut fork = fork(all);
+        fork[2]["last"] = json!(1);
+        all.logs.insert("fork".to_owned(), fork);
+    });
+    assert!(said.contains("run fork forked from run where that had not been"), "{said}");
+    let said = with_a_fork(|all| {
+        let mut fork = fork(all);
+        fork[8]["outcome"] = json!("unavailable");
+        all.logs.insert("fork".to_owned(), fork);
+    });
+    assert!(said.contains("run fork went back and did not undo"), "{said}");
+    let said = with_a_fork(|all| {
+        let mut fork = fork(all);
+        fork[6]["epoch"] = json!(1);
+        all.logs.insert("fork".to_owned(), fork);
+    });
+    assert!(said.contains("run fork was claimed in epochs [1, 1]"), "{said}");
+}
+
+#[test]
+fn the_oracle_sees_what_a_person_said_and_a_run_never_heard() {
+    let heard = json!({ "type": "call_judged", "seq": 10 });
+    let said = disturbed(|all| all.acknowledged.commands.push(("run".to_owned(), "call_judged")));
+    assert!(said.contains("1 x call_judged was confirmed for run; 0 are there"), "{said}");
+    let said = disturbed(|all| {
+        all.acknowledged.commands.push(("run".to_owned(), "call_judged"));
+        log(all)[9] = heard;
+        all.acknowledged.commands.retain(|(_, kind)| *kind != "resumed");
+        all.acknowledged.shown.clear();
+    });
+    assert_eq!(said, "", "it was heard");
+}
