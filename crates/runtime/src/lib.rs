@@ -54,8 +54,8 @@ mod view;
 mod watch;
 
 pub use access::{
-    AccessKey, GRACE_DEFAULT, IssuedKey, KeyBudget, KeyEdit, KeyLimiters, KeyLimits, KeyQuery,
-    KeyRefused, KeyRing, KeySecret, KeySpec, KeyState, OLD_SECRETS_MAX, SEEN_WITHIN,
+    AccessKey, GRACE_DEFAULT, IssuedKey, KeyBudget, KeyEdit, KeyLimits, KeyQuery, KeyRefused,
+    KeyRing, KeySecret, KeySpec, KeyState, OLD_SECRETS_MAX, SEEN_WITHIN,
 };
 pub use agent::AgentSpec;
 pub use audit::{audit, compare, folded, remedied};

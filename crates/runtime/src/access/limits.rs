@@ -14,7 +14,7 @@ const SWEPT_FROM: usize = 1024;
 /// A limiter for each key that is in use. One that is as a new one would be is dropped when there are many:
 /// so they are at most about twice as many as keys that were used within the last minute.
 #[derive(Debug)]
-pub struct KeyLimiters {
+pub(super) struct KeyLimiters {
     limiters: Mutex<Limiters>,
 }
 
@@ -37,7 +37,11 @@ impl KeyLimiters {
     ///
     /// # Errors
     /// The limit that was met; nothing was taken then.
-    pub fn admit(&self, key: &AccessKey, tokens: u64) -> Result<Option<Admitted>, OverLimit> {
+    pub(super) fn admit(
+        &self,
+        key: &AccessKey,
+        tokens: u64,
+    ) -> Result<Option<Admitted>, OverLimit> {
         let policy = key.spec.limits.policy();
         if !policy.is_limited() {
             return Ok(None);

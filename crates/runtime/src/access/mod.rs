@@ -16,6 +16,5 @@ mod tests;
 
 pub use self::book::{GRACE_DEFAULT, IssuedKey, KeyQuery, OLD_SECRETS_MAX};
 pub use self::key::{AccessKey, KeyBudget, KeyEdit, KeyLimits, KeySpec, KeyState};
-pub use self::limits::KeyLimiters;
 pub use self::ring::{KeyRefused, KeyRing, SEEN_WITHIN};
 pub use self::secret::KeySecret;
