@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::KeyRing;
 use crate::catalog::Catalog;
 use crate::commands::{
     self, AnswerCall, CancelRun, ForkRun, PauseRun, Pausing, ResumeRun, RetryRun, RollbackRun,
@@ -72,6 +73,7 @@ impl Runtime {
         let halt = CancellationToken::new();
         let shared = Arc::new(Shared {
             cashier,
+            keys: KeyRing::new(Arc::clone(&store)),
             store,
             operations,
             checks,
@@ -352,6 +354,12 @@ impl Runtime {
     #[must_use]
     pub fn cashier(&self) -> &Arc<Cashier> {
         &self.shared.cashier
+    }
+
+    /// The access keys: who is let in, and how they are managed.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.shared.keys
     }
 
     /// What the runtime can run and use.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::KeyRing;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
 use crate::ledger::{Cashier, Terms};
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) options: RuntimeOptions,
     pub(crate) notices: Notices,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) keys: KeyRing,
     pub(crate) timetable: Timetable,
     pub(crate) checks: Arc<Checks>,
     pub(crate) cashier: Arc<Cashier>,

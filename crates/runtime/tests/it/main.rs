@@ -17,6 +17,7 @@ mod error_recovery;
 mod examples;
 mod guarantees;
 mod kept;
+mod keys;
 mod labels;
 mod late_letters;
 mod memory;

@@ -13,6 +13,7 @@ mod filter;
 mod gate;
 mod guards;
 mod health;
+mod keys;
 mod openapi;
 mod problem;
 mod runs;
@@ -32,6 +33,7 @@ pub(crate) use extract::{FormOf, QueryOf, RunIdPath};
 pub(crate) use facts::{FactPage, FactsOf};
 pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
+pub(crate) use keys::{KeyPage, KeyWithSecret, KeysOf};
 pub(crate) use problem::Problem;
 
 use crate::console;
@@ -92,6 +94,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/answer", post(actions::answer)),
         ("/api/v1/facts", get(facts::list)),
         ("/api/v1/facts/{key}", get(facts::show).put(facts::set).delete(facts::forget)),
+        ("/api/v1/keys", get(keys::list).post(keys::create)),
+        ("/api/v1/keys/{key_id}", get(keys::show).patch(keys::edit)),
+        ("/api/v1/keys/{key_id}/rotate", post(keys::rotate)),
+        ("/api/v1/keys/{key_id}/revoke", post(keys::revoke)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/schedules", get(schedules::list)),
         ("/api/v1/schedules/{name}/run", post(schedules::run)),

@@ -18,6 +18,7 @@ mod facts;
 mod faults;
 mod guards;
 mod http;
+mod keys;
 #[cfg(target_os = "linux")]
 #[path = "../../../store/tests/it/medium/mod.rs"]
 mod medium;
