@@ -19,8 +19,8 @@ use crate::expense::{AlertHook, Expense, ExpenseRule};
 use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
 use crate::memory::{MemoryRule, MemoryTool, tools_of};
-use crate::relay::Deployment;
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference, tool_policy};
+use crate::relay::Deployment;
 use crate::unknown::{Compensation, UnknownRule};
 
 /// Agents, models and tools by name. Fixed once built.

@@ -52,8 +52,7 @@ impl From<NotReserved> for Failed {
 
 impl From<&CallError<WireFailure>> for Failed {
     fn from(error: &CallError<WireFailure>) -> Self {
-        let ends =
-            matches!(error.class(), ErrorClass::InvalidRequest | ErrorClass::Cancelled);
+        let ends = matches!(error.class(), ErrorClass::InvalidRequest | ErrorClass::Cancelled);
         Self { failure: of_call(error), ends }
     }
 }
@@ -151,9 +150,8 @@ pub(super) fn together(failures: Vec<(String, Failed)>, repeated: bool) -> Failu
     let tried = repeated || failures.iter().any(|(_, failed)| failed.failure.tried);
     let told: Vec<String> =
         failures.iter().map(|(way, failed)| format!("{way}: {}", failed.failure.message)).collect();
-    let is_budget = |failed: &Failed| {
-        matches!(failed.failure.kind, FailureKind::BudgetExhausted { .. })
-    };
+    let is_budget =
+        |failed: &Failed| matches!(failed.failure.kind, FailureKind::BudgetExhausted { .. });
     let at = failures.iter().position(|(_, failed)| !is_budget(failed)).unwrap_or(0);
     let several = failures.len() > 1;
     let Some((_, Failed { mut failure, .. })) = failures.into_iter().nth(at) else {

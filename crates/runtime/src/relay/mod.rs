@@ -61,10 +61,14 @@ pub struct RelayCall {
     pub headers: HeaderMap,
     /// The request.
     pub body: Bytes,
+    /// Its id, for what the caller is told when it fails.
+    pub request_id: String,
     /// Who pays for it.
     pub payer: Payer,
-    /// How long the caller waits: for a whole answer, or for a stream's first piece.
+    /// How long the caller waits for a whole answer.
     pub within: Option<Duration>,
+    /// How long the caller waits for the first piece of a stream.
+    pub first_within: Option<Duration>,
     /// Somebody above is repeating it already: it is tried once.
     pub repeated: bool,
     /// What becomes of it when the caller goes.

@@ -149,10 +149,7 @@ fn context(ask: &Ask, way: &Way) -> CallContext {
 }
 
 fn head(inner: &Inner, ask: &Ask) -> Head {
-    Head {
-        created_seconds: inner.store.now().0 / 1000,
-        include_usage: ask.peek.include_usage,
-    }
+    Head { created_seconds: inner.store.now().0 / 1000, include_usage: ask.peek.include_usage }
 }
 
 /// Of an answer that was translated, the headers of the other wire mean nothing.
@@ -197,9 +194,8 @@ async fn whole_way(
             let body = if way.wire == ask.wire {
                 body
             } else {
-                translate::answer(way.wire, ask.wire, &body, &head(inner, ask)).map_err(|why| {
-                    Failed { failure: Failure::of_provider(&why), ends: false }
-                })?
+                translate::answer(way.wire, ask.wire, &body, &head(inner, ask))
+                    .map_err(|why| Failed { failure: Failure::of_provider(&why), ends: false })?
             };
             Ok((WholeAnswer { headers, body, cost }, facts))
         }
@@ -237,8 +233,8 @@ async fn open(
     frames.shows_usage = ask.peek.include_usage;
     if way.wire != ask.wire {
         let translator = StreamTranslator::new(way.wire, ask.wire, head(inner, ask));
-        let translator = translator
-            .map_err(|why| WireFailure::new(ErrorClass::Internal, why.to_string()))?;
+        let translator =
+            translator.map_err(|why| WireFailure::new(ErrorClass::Internal, why.to_string()))?;
         frames.translator = Some(translator);
     }
     Ok(frames.items())
@@ -290,7 +286,8 @@ async fn stream_way(inner: &Inner, ask: &Ask, way: &Way, line: &Line) -> Result<
                 debug!(dependency = way.guard.name(), error = chain(&error), "a stream broke off");
                 let sequence = paid.tally.lock().next_sequence;
                 drop(paid);
-                let failure = Failed::from(&error).failure;
+                let mut failure = Failed::from(&error).failure;
+                failure.request_id = Some(ask.request_id.clone());
                 let frames = failure_frames(ask.wire, &failure, sequence);
                 line.tell(Piece::Broken(frames)).await;
                 return Ok(());

@@ -1,15 +1,16 @@
 //! What a relayed call is: what it asks for, and the ways that may answer it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use steadfast_guard::Guard;
 use steadfast_providers::tokens;
 use steadfast_providers::wire::translate::{self, Target};
 use steadfast_providers::wire::{
     Failure, FailureKind, Peek, Rewrite, Upstream, Wire, WireProblem, rewrite,
 };
-use steadfast_guard::Guard;
 
 use super::{Deployment, HangUp, RelayCall};
 use crate::catalog::{Catalog, ModelEntry};
@@ -22,8 +23,10 @@ pub(super) struct Ask {
     pub(super) peek: Peek,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    pub(super) request_id: String,
     pub(super) payer: Payer,
-    pub(super) within: Option<std::time::Duration>,
+    /// How long its caller waits: for a whole answer, or for a stream's first piece.
+    pub(super) within: Option<Duration>,
     pub(super) repeated: bool,
     pub(super) hang_up: HangUp,
     /// Input tokens at most.
@@ -60,8 +63,9 @@ impl Way {
 impl Ask {
     /// Reads a call and finds its ways.
     pub(super) fn read(catalog: &Catalog, call: RelayCall) -> Result<Self, Failure> {
-        let RelayCall { wire, headers, body, payer, within, repeated, hang_up } = call;
+        let RelayCall { wire, headers, body, request_id, payer, repeated, hang_up, .. } = call;
         let peek = Peek::read(wire, &body).map_err(|problem| Failure::from(&problem))?;
+        let within = if peek.stream { call.first_within } else { call.within };
         let known = catalog.model(&peek.model).filter(|entry| entry.deployment.is_some());
         let Some(entry) = known else {
             let names = catalog.models().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
@@ -71,10 +75,8 @@ impl Ask {
         let rule = entry.fallback.clone();
         let others = rule.iter().flat_map(|rule| &rule.to);
         let others = others.filter_map(|name| catalog.model(name));
-        let ways: Vec<Way> = std::iter::once(entry)
-            .chain(others)
-            .filter_map(|entry| Way::of(entry, wire))
-            .collect();
+        let ways: Vec<Way> =
+            std::iter::once(entry).chain(others).filter_map(|entry| Way::of(entry, wire)).collect();
         if ways.is_empty() {
             let (model, wire) = (&peek.model, wire.name());
             let message = format!(
@@ -90,6 +92,7 @@ impl Ask {
             peek,
             headers,
             body,
+            request_id,
             payer,
             within,
             repeated,
