@@ -27,12 +27,12 @@ pub(super) struct Item {
 
 /// Reads a provider's stream. Its first item comes with the first meaningful event and holds all before it.
 pub(super) struct AnswerFrames {
-    pub(super) body: UpstreamBody,
-    pub(super) upstream: Upstream,
+    body: UpstreamBody,
+    upstream: Upstream,
     pub(super) translator: Option<StreamTranslator>,
     /// Whether the caller sees the usage.
     pub(super) shows_usage: bool,
-    pub(super) tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<Tally>>,
     frames: Frames,
     reader: Reader,
     is_open: bool,

@@ -79,7 +79,10 @@ fn of_call(error: &CallError<WireFailure>) -> Failure {
         _ => Failure::new(FailureKind::UpstreamError, error.to_string()),
     };
     failure.tried = error.attempts() > 0;
-    failure.retry_after = error.retry_after().or(failure.retry_after).map(spread);
+    failure.retry_after = error.retry_after().or(failure.retry_after);
+    if failure.kind == FailureKind::Overloaded {
+        failure.retry_after = failure.retry_after.map(spread);
+    }
     failure
 }
 

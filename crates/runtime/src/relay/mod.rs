@@ -151,12 +151,12 @@ impl Relay {
     /// # Errors
     /// [`Failure`] if it cannot be taken on at all: it is no request, no such model is there, no way can
     /// answer it, or the node is stopping.
-    pub fn begin(&self, call: RelayCall) -> Result<Relaying, Failure> {
+    pub fn begin(&self, call: RelayCall) -> Result<Relaying, Box<Failure>> {
         if self.0.drain.is_cancelled() {
             let message = "this node is stopping: ask another one, or in a moment";
             let mut failure = Failure::new(FailureKind::Overloaded, message);
             failure.tried = call.repeated;
-            return Err(failure);
+            return Err(failure.into());
         }
         let ask = Ask::read(&self.0.catalog, call)?;
         let stream = ask.peek.stream;

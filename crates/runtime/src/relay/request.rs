@@ -62,7 +62,7 @@ impl Way {
 
 impl Ask {
     /// Reads a call and finds its ways.
-    pub(super) fn read(catalog: &Catalog, call: RelayCall) -> Result<Self, Failure> {
+    pub(super) fn read(catalog: &Catalog, call: RelayCall) -> Result<Self, Box<Failure>> {
         let RelayCall { wire, headers, body, request_id, payer, repeated, hang_up, .. } = call;
         let peek = Peek::read(wire, &body).map_err(|problem| Failure::from(&problem))?;
         let within = if peek.stream { call.first_within } else { call.within };
@@ -70,7 +70,7 @@ impl Ask {
         let Some(entry) = known else {
             let names = catalog.models().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
             let message = format!("there is no model `{}`; there are: {names}", peek.model);
-            return Err(Failure::new(FailureKind::UnknownModel, message));
+            return Err(Failure::new(FailureKind::UnknownModel, message).into());
         };
         let rule = entry.fallback.clone();
         let others = rule.iter().flat_map(|rule| &rule.to);
@@ -83,7 +83,7 @@ impl Ask {
                 "the provider of model `{model}` does not speak the {wire} wire, and nothing can \
                  translate to the one that it speaks"
             );
-            return Err(Failure::new(FailureKind::UnknownModel, message));
+            return Err(Failure::new(FailureKind::UnknownModel, message).into());
         }
         let input_bound = tokens::upper_bound(&body);
         let long_cache = std::str::from_utf8(&body).is_ok_and(|text| text.contains("\"1h\""));

@@ -18,7 +18,7 @@ pub(super) struct Caller;
 
 impl Caller {
     /// Who pays for a call with these headers.
-    pub(super) fn identify(headers: &HeaderMap) -> Result<Payer, Failure> {
+    pub(super) fn identify(headers: &HeaderMap) -> Result<Payer, Box<Failure>> {
         Ok(Payer {
             tenant: named(headers, "x-steadfast-tenant")?
                 .unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
@@ -31,7 +31,7 @@ impl Caller {
     }
 }
 
-fn named(headers: &HeaderMap, header: &str) -> Result<Option<String>, Failure> {
+fn named(headers: &HeaderMap, header: &str) -> Result<Option<String>, Box<Failure>> {
     let Some(value) = headers.get(header) else { return Ok(None) };
     let name = value.to_str().unwrap_or_default().trim();
     let is_one = headers.get_all(header).iter().count() == 1;
@@ -44,7 +44,8 @@ fn named(headers: &HeaderMap, header: &str) -> Result<Option<String>, Failure> {
     let message = format!(
         "`{header}` must be there once, with 1 to {NAME_BYTES_MAX} visible ASCII characters"
     );
-    Err(Failure::new(FailureKind::BadRequest { field: Some(header.to_owned()) }, message))
+    let kind = FailureKind::BadRequest { field: Some(header.to_owned()) };
+    Err(Failure::new(kind, message).into())
 }
 
 #[cfg(test)]

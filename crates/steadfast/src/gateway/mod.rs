@@ -57,7 +57,7 @@ async fn ask(State(state): State<ServerState>, uri: Uri, request: Request) -> Re
         Ok(response) => response,
         Err(mut failure) => {
             failure.tried |= repeated;
-            refused(wire.dialect(), failure, &id)
+            refused(wire.dialect(), *failure, &id)
         }
     }
 }
@@ -67,7 +67,7 @@ async fn answer(
     wire: Wire,
     request: Request,
     id: &str,
-) -> Result<Response, Failure> {
+) -> Result<Response, Box<Failure>> {
     let (Parts { headers, .. }, body) = request.into_parts();
     let options = state.gateway;
     let payer = Caller::identify(&headers)?;
@@ -92,7 +92,7 @@ async fn relayed(
     state: &ServerState,
     call: RelayCall,
     options: GatewaySection,
-) -> Result<Response, Failure> {
+) -> Result<Response, Box<Failure>> {
     let (wire, id) = (call.wire, call.request_id.clone());
     let mut relaying = state.runtime.relay().begin(call)?;
     let first = if relaying.stream {
@@ -105,13 +105,13 @@ async fn relayed(
         Some(Some(Piece::Open(headers))) => {
             Ok(Told::new(wire, relaying.pieces, options.keep_alive, &id).response(headers))
         }
-        Some(Some(Piece::Refused(failure))) => Err(*failure),
+        Some(Some(Piece::Refused(failure))) => Err(failure),
         // From here on the status is out, and what fails is told within the stream.
         None => {
             let told = Told::new(wire, relaying.pieces, options.keep_alive, &id);
             Ok(told.response(HeaderMap::new()))
         }
-        Some(_) => Err(stopping()),
+        Some(_) => Err(stopping().into()),
     }
 }
 
@@ -148,7 +148,7 @@ async fn models(State(state): State<ServerState>, headers: HeaderMap) -> Respons
     let (dialect, id) = (dialect(&headers), new_id());
     match Caller::identify(&headers) {
         Ok(_) => json(dialect, models_body(dialect, &state.runtime.relay().models()), &id),
-        Err(failure) => refused(dialect, failure, &id),
+        Err(failure) => refused(dialect, *failure, &id),
     }
 }
 
@@ -162,12 +162,12 @@ async fn model(
     let model = Caller::identify(&headers).and_then(|_| {
         found(state.runtime.relay().models()).ok_or_else(|| {
             let message = format!("there is no model `{name}`; `GET /v1/models` lists them");
-            Failure::new(FailureKind::UnknownModel, message)
+            Box::new(Failure::new(FailureKind::UnknownModel, message))
         })
     });
     match model {
         Ok(model) => json(dialect, model_body(dialect, &model), &id),
-        Err(failure) => refused(dialect, failure, &id),
+        Err(failure) => refused(dialect, *failure, &id),
     }
 }
 
