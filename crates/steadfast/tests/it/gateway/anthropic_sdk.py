@@ -30,21 +30,22 @@ for model in ["claude", "chat"]:
     turn = weather + told + [{"role": "user", "content": [result]}]
     assert ask(model, messages=turn, tools=[tool]).content[0].text == "It is sunny in Bern."
 assert client.messages.count_tokens(model="claude", messages=hello).input_tokens > 0
-assert [model.id for model in client.models.list()] == ["chat", "claude", "down"]
+assert [model.id for model in client.models.list()] == ["busy", "chat", "claude", "down", "tired"]
 
 # Errors. The gateway tries twice what may mend; the SDK never repeats that.
 for call in [ask, read]:
     for code, kind, status, attempts in [
         (400, anthropic.BadRequestError, 400, 1),
         (401, anthropic.InternalServerError, 502, 1),
-        (429, anthropic.RateLimitError, 429, 2),
         (500, anthropic.InternalServerError, 502, 2),
         (503, anthropic.APIStatusError, 529, 2),
         (529, anthropic.APIStatusError, 529, 2),
     ]:
-        more = {"retry_after": 0.01} if code == 429 else {}
-        always("status", code=code, **more)
+        always("status", code=code)
         fails(f"{code}, {call.__name__}", call, kind, status, attempts)
+    # By itself: a provider that is busy is left alone for a while.
+    always("status", code=429, retry_after=0.01)
+    fails("429", lambda: call(model="tired"), anthropic.RateLimitError, 429, 2)
     always("stall_before_first_byte")
     fails("stalled", call, anthropic.APIStatusError, 504, 2)
     always("cut_stream", after_chunks=1)

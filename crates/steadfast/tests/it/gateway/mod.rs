@@ -3,6 +3,7 @@
 mod books;
 mod cuts;
 mod dialects;
+mod leaving;
 mod sdks;
 
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ chat = lambda model="chat", client=client, **more: client.chat.completions.creat
 assert chat().choices[0].message.content == "It is sunny in Bern."
 assert client.responses.create(model="chat", input="hello").output_text == "It is sunny in Bern."
 assert len(client.embeddings.create(model="chat", input=["a", "b"]).data) == 2
-assert [model.id for model in client.models.list()] == ["chat", "claude", "down"]
+assert [model.id for model in client.models.list()] == ["busy", "chat", "claude", "down", "tired"]
 
 # Streams: the usage is there for whoever asks and for nobody else.
 chunks = list(chat(stream=True))
@@ -42,14 +42,15 @@ for streamed in [False, True]:
     for code, kind, status, attempts in [
         (400, openai.BadRequestError, 400, 1),
         (401, openai.InternalServerError, 502, 1),
-        (429, openai.RateLimitError, 429, 2),
         (500, openai.InternalServerError, 502, 2),
         (503, openai.InternalServerError, 503, 2),
         (529, openai.InternalServerError, 503, 2),
     ]:
-        more = {"retry_after": 0.01} if code == 429 else {}
-        always("status", code=code, **more)
+        always("status", code=code)
         fails(f"{code}, streamed {streamed}", ask, kind, status, attempts)
+    # By itself: a provider that is busy is left alone for a while.
+    always("status", code=429, retry_after=0.01)
+    fails("429", lambda: ask(model="busy"), openai.RateLimitError, 429, 2)
     always("stall_before_first_byte")
     fails("stalled", ask, openai.InternalServerError, 504, 2)
     always("cut_stream", after_chunks=1)
@@ -58,7 +59,7 @@ for streamed in [False, True]:
     fails("garbled", ask, openai.InternalServerError, 502, 2)
     faults()
     missing = lambda: ask(model="none")
-    fails("no model", missing, openai.NotFoundError, 404, 0, ["chat, claude"])
+    fails("no model", missing, openai.NotFoundError, 404, 0, ["busy, chat, claude"])
     fails("no request", lambda: ask(messages=[]), openai.BadRequestError, 400, 0)
     poor = {"x-steadfast-tenant": "poor"}
     error = fails("no money", lambda: ask(extra_headers=poor), openai.APIStatusError, 402, 0)

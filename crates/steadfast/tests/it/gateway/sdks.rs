@@ -6,9 +6,15 @@ use super::World;
 use crate::program::text;
 
 const CONFIG: &str = r#"
+[models.busy]
+provider = "openai"
+model = "gpt-6.1-sol"
 [models.down]
 provider = "openai"
 model = "gpt-6.1-sol"
+[models.tired]
+provider = "anthropic"
+model = "claude-sonnet-5"
 [policies."model:*"]
 retry = { max_retries = 1, base_delay = "1ms" }
 breaker = { consecutive_failures = 1000, min_calls = 1000 }
