@@ -42,6 +42,7 @@ pub mod prices;
 mod problems;
 mod queue;
 mod recovery;
+pub mod relay;
 mod retention;
 mod run;
 mod runtime;

@@ -26,6 +26,7 @@ use crate::memory::{FactBook, FactScope};
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
 use crate::queue::{self, Waiting};
+use crate::relay::Relay;
 use crate::retention;
 use crate::run::Run;
 use crate::schedule::{self, Schedule, ScheduleView, Timetable};
@@ -70,20 +71,23 @@ impl Runtime {
             })?,
         };
         let cashier = Arc::new(Cashier::start(Arc::clone(&store), terms));
-        let halt = CancellationToken::new();
+        let (halt, drain) = (CancellationToken::new(), CancellationToken::new());
+        let catalog = Arc::new(catalog);
+        let relay = Relay::new(&catalog, &cashier, &store, &drain);
         let shared = Arc::new(Shared {
             cashier,
             keys: KeyRing::new(Arc::clone(&store)),
+            relay,
             store,
             operations,
             checks,
-            catalog: Arc::new(catalog),
+            catalog,
             options,
             notices: Notices::new(halt.clone()),
             timetable: Timetable::default(),
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
-            drain: CancellationToken::new(),
+            drain,
             leased: AtomicBool::new(true),
             halt,
         });
@@ -362,6 +366,12 @@ impl Runtime {
         &self.shared.keys
     }
 
+    /// Hands calls of models on as bytes, under the same guards and into the same books.
+    #[must_use]
+    pub fn relay(&self) -> &Relay {
+        &self.shared.relay
+    }
+
     /// What the runtime can run and use.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
@@ -426,6 +436,7 @@ impl Runtime {
         if let Ok(result) = joined {
             result?;
         }
+        self.shared.relay.close(limit).await;
         self.shared.cashier.close().await;
         self.shared.store.close().await?;
         Ok(graceful)
@@ -437,6 +448,7 @@ impl Runtime {
     pub fn abandon(&self) {
         self.shared.halt.cancel();
         self.shared.cashier.abandon();
+        self.shared.relay.abandon();
         if let Some(task) = self.scheduler.lock().take() {
             task.abort();
         }

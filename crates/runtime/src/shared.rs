@@ -17,6 +17,7 @@ use crate::checkpoint::CheckpointPolicy;
 use crate::ledger::{Cashier, Terms};
 use crate::operations::Operations;
 use crate::problems::{Checks, ProblemHook, ProblemRules};
+use crate::relay::Relay;
 use crate::retention::Retention;
 use crate::schedule::Timetable;
 use crate::watch::Notices;
@@ -71,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) timetable: Timetable,
     pub(crate) checks: Arc<Checks>,
     pub(crate) cashier: Arc<Cashier>,
+    pub(crate) relay: Relay,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes.

@@ -85,7 +85,8 @@ impl Serving {
         let stop = CancellationToken::new();
         let reload = Reload::new(config, node.runtime.clone());
         let problem = reload.as_ref().map(Reload::problem).unwrap_or_default();
-        let state = ServerState::new(node.runtime.clone(), node.simulated(), problem);
+        let state =
+            ServerState::new(node.runtime.clone(), node.simulated(), problem, config.gateway);
         let router = server::router(state);
         let (stopped, token) = (stop.clone().cancelled_owned(), stop.clone());
         #[expect(clippy::disallowed_methods, reason = "owned here; `stop` waits for it")]

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod budgets;
+mod deployments;
 mod place;
 mod schedules;
 mod sections;
@@ -24,7 +25,9 @@ use steadfast_runtime::{
 use steadfast_store::Caps;
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
-pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
+pub(crate) use sections::{
+    AgentSection, GatewaySection, LogFormat, ModelSection, ProviderSection, ToolSection,
+};
 use sections::{
     CapsSection, ChaosSection, LedgerSection, LogSection, RetentionSection, RuntimeSection,
     ScheduleSection, ServerSection, StoreSection,
@@ -81,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) unknown: BTreeMap<String, UnknownRule>,
     /// How much tokens and money may be used, by whom, in which time.
     pub(crate) budget: Vec<BudgetRule>,
+    /// How models are served to programs.
+    pub(crate) gateway: GatewaySection,
     /// How budgets are kept.
     pub(crate) ledger: LedgerSection,
     /// What models cost, over the table of this release.
@@ -186,6 +191,12 @@ impl Config {
             return Err(ConfigError::Unusable {
                 place: "problems.check_every".to_owned(),
                 problem: "it is 0: nothing else would be done; use `1s` or more".to_owned(),
+            });
+        }
+        if self.gateway.keep_alive.is_zero() {
+            return Err(ConfigError::Unusable {
+                place: "gateway.keep_alive".to_owned(),
+                problem: "it is 0: nothing else would be sent; use `1s` or more".to_owned(),
             });
         }
         self.check_caps()?;

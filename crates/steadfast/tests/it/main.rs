@@ -16,6 +16,7 @@ mod crash;
 mod ending;
 mod facts;
 mod faults;
+mod gateway;
 mod guards;
 mod http;
 mod keys;
