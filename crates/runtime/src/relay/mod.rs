@@ -26,12 +26,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use steadfast_guard::Admitted;
 use steadfast_providers::wire::{Failure, FailureKind, ListedModel, Wire};
 use steadfast_store::{Store, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::AccessKey;
 use crate::catalog::Catalog;
 use crate::ledger::{Cashier, Money, Payer};
 
@@ -53,7 +55,7 @@ pub enum HangUp {
 }
 
 /// A call to hand on.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RelayCall {
     /// In which format it is.
     pub wire: Wire,
@@ -65,6 +67,10 @@ pub struct RelayCall {
     pub request_id: String,
     /// Who pays for it.
     pub payer: Payer,
+    /// The key that it came with: it may ask only the models that are the key's.
+    pub key: Option<Arc<AccessKey>>,
+    /// Its place within the limits of its key, held until it is over.
+    pub admitted: Option<Admitted>,
     /// How long the caller waits for a whole answer.
     pub within: Option<Duration>,
     /// How long the caller waits for the first piece of a stream.

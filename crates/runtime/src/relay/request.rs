@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use steadfast_guard::Guard;
+use steadfast_guard::{Admitted, Guard};
 use steadfast_providers::tokens;
 use steadfast_providers::wire::translate::{self, Target};
 use steadfast_providers::wire::{
@@ -37,6 +37,8 @@ pub(super) struct Ask {
     pub(super) rule: Option<Arc<FallbackRule>>,
     /// The first is what was asked for; never empty.
     pub(super) ways: Vec<Way>,
+    /// Its place within the limits of its key.
+    _admitted: Option<Admitted>,
 }
 
 /// One deployment that may answer.
@@ -65,6 +67,11 @@ impl Ask {
     pub(super) fn read(catalog: &Catalog, call: RelayCall) -> Result<Self, Box<Failure>> {
         let RelayCall { wire, headers, body, request_id, payer, repeated, hang_up, .. } = call;
         let peek = Peek::read(wire, &body).map_err(|problem| Failure::from(&problem))?;
+        if let Some(key) = call.key.as_ref().filter(|key| !key.allows(&peek.model)) {
+            let (id, model) = (&key.id, &peek.model);
+            let message = format!("key `{id}` may not ask model `{model}`");
+            return Err(Failure::new(FailureKind::NotAllowed, message).into());
+        }
         let within = if peek.stream { call.first_within } else { call.within };
         let known = catalog.model(&peek.model).filter(|entry| entry.deployment.is_some());
         let Some(entry) = known else {
@@ -101,6 +108,7 @@ impl Ask {
             long_cache,
             rule,
             ways,
+            _admitted: call.admitted,
         })
     }
 

@@ -128,6 +128,8 @@ pub(crate) enum LogFormat {
 pub(crate) struct GatewaySection {
     /// Whether models are served to programs with the SDKs of OpenAI and Anthropic. Default true.
     pub(crate) enabled: bool,
+    /// Whether callers must show an access key: `optional` (default) or `required`.
+    keys: KeysWord,
     /// What becomes of a call whose caller has gone: `abort`, `drain` (default) or `finish`.
     hang_up: HangUpWord,
     /// With `drain`: for how long it is read on at most. Default `30s`.
@@ -141,6 +143,14 @@ pub(crate) struct GatewaySection {
     pub(crate) body_bytes_max: usize,
 }
 
+/// Whether callers must show an access key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeysWord {
+    Optional,
+    Required,
+}
+
 /// What becomes of a call whose caller has gone.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -151,6 +161,11 @@ enum HangUpWord {
 }
 
 impl GatewaySection {
+    /// Whether callers must show an access key.
+    pub(crate) fn keys_required(&self) -> bool {
+        self.keys == KeysWord::Required
+    }
+
     /// What becomes of a call whose caller has gone.
     pub(crate) const fn hang_up(&self) -> HangUp {
         match self.hang_up {
@@ -165,6 +180,7 @@ impl Default for GatewaySection {
     fn default() -> Self {
         Self {
             enabled: true,
+            keys: KeysWord::Optional,
             hang_up: HangUpWord::Drain,
             drain_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),

@@ -70,13 +70,17 @@ async fn answer(
 ) -> Result<Response, Box<Failure>> {
     let (Parts { headers, .. }, body) = request.into_parts();
     let options = state.gateway;
-    let payer = Caller::identify(&headers)?;
+    let caller = identify(state, &headers).await?;
     let body = body::read(body, options.body_bytes_max).await?;
+    let admitted = caller.admit(state.runtime.keys(), wire, &body)?;
+    let Caller { payer, key } = caller;
     let patience = patience(&headers);
     let call = RelayCall {
         wire,
         request_id: id.to_owned(),
         payer,
+        key,
+        admitted,
         within: patience,
         // Comments come before its patience ends, and keep the caller of a stream waiting.
         first_within: patience.filter(|patience| *patience <= options.keep_alive),
@@ -144,10 +148,22 @@ fn dialect(headers: &HeaderMap) -> Dialect {
     }
 }
 
+async fn identify(state: &ServerState, headers: &HeaderMap) -> Result<Caller, Box<Failure>> {
+    let now = state.runtime.store().now();
+    Caller::identify(headers, state.runtime.keys(), now, state.gateway.keys_required()).await
+}
+
+/// The models that a caller may ask.
+fn listed(state: &ServerState, caller: &Caller) -> Vec<ListedModel> {
+    let mut models = state.runtime.relay().models();
+    models.retain(|model| caller.key.as_ref().is_none_or(|key| key.allows(&model.id)));
+    models
+}
+
 async fn models(State(state): State<ServerState>, headers: HeaderMap) -> Response {
     let (dialect, id) = (dialect(&headers), new_id());
-    match Caller::identify(&headers) {
-        Ok(_) => json(dialect, models_body(dialect, &state.runtime.relay().models()), &id),
+    match identify(&state, &headers).await {
+        Ok(caller) => json(dialect, models_body(dialect, &listed(&state, &caller)), &id),
         Err(failure) => refused(dialect, *failure, &id),
     }
 }
@@ -158,9 +174,8 @@ async fn model(
     headers: HeaderMap,
 ) -> Response {
     let (dialect, id) = (dialect(&headers), new_id());
-    let found = |listed: Vec<ListedModel>| listed.into_iter().find(|model| model.id == name);
-    let model = Caller::identify(&headers).and_then(|_| {
-        found(state.runtime.relay().models()).ok_or_else(|| {
+    let model = identify(&state, &headers).await.and_then(|caller| {
+        listed(&state, &caller).into_iter().find(|model| model.id == name).ok_or_else(|| {
             let message = format!("there is no model `{name}`; `GET /v1/models` lists them");
             Box::new(Failure::new(FailureKind::UnknownModel, message))
         })
