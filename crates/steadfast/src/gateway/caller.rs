@@ -160,7 +160,7 @@ mod tests {
         assert!(identify(&headers).await.is_err(), "two tenants are none");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_shows_a_key_is_who_the_key_says() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let keys = KeyRing::new(Arc::clone(&store));
