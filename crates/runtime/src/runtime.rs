@@ -11,6 +11,7 @@ use steadfast_guard::Classify;
 use steadfast_store::{Checkpoint, NodeId, RunFilter, RunId, Store, StoreError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::KeyRing;
@@ -424,6 +425,7 @@ impl Runtime {
         let task = self.scheduler.lock().take();
         let Some(mut task) = task else { return Ok(true) };
         let limit = self.shared.options.drain_timeout;
+        let end = Instant::now() + limit;
         let graceful = tokio::time::timeout(limit, &mut task).await;
         let (joined, graceful) = match graceful {
             Ok(joined) => (joined, true),
@@ -436,7 +438,7 @@ impl Runtime {
         if let Ok(result) = joined {
             result?;
         }
-        self.shared.relay.close(limit).await;
+        let graceful = self.shared.relay.close(end).await && graceful;
         self.shared.cashier.close().await;
         self.shared.store.close().await?;
         Ok(graceful)

@@ -30,6 +30,7 @@ use steadfast_guard::Admitted;
 use steadfast_providers::wire::{Failure, FailureKind, ListedModel, Wire};
 use steadfast_store::{Store, Timestamp};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -187,13 +188,15 @@ impl Relay {
         listed.collect()
     }
 
-    /// Waits for calls under way, up to the limit; then ends them.
-    pub(crate) async fn close(&self, limit: Duration) {
+    /// Waits for calls under way until then, and ends those that are left; `true` if there were none.
+    pub(crate) async fn close(&self, end: Instant) -> bool {
         self.0.tasks.close();
-        if tokio::time::timeout(limit, self.0.tasks.wait()).await.is_err() {
-            self.0.halt.cancel();
-            self.0.tasks.wait().await;
+        if timeout_at(end, self.0.tasks.wait()).await.is_ok() {
+            return true;
         }
+        self.0.halt.cancel();
+        self.0.tasks.wait().await;
+        false
     }
 
     /// Ends every call at once.

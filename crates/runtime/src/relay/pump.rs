@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -15,7 +16,7 @@ use steadfast_providers::wire::{
     failure_frames,
 };
 use tokio::sync::mpsc::Sender;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use super::answering::{AnswerFrames, Item, Items};
@@ -25,6 +26,10 @@ use super::request::{Ask, Way};
 use super::{HangUp, Inner, Piece, WholeAnswer};
 use crate::call::chain;
 
+/// A caller that takes nothing for so long counts as gone: what it does not read must not be held for it for
+/// ever, with its place at the provider.
+const STUCK: Duration = Duration::from_secs(120);
+
 /// Who listens, and whether anything has left yet.
 struct Line {
     pieces: Sender<Piece>,
@@ -32,9 +37,9 @@ struct Line {
 }
 
 impl Line {
-    /// Hands a piece on; whoever has gone misses nothing.
-    async fn tell(&self, piece: Piece) {
-        drop(self.pieces.send(piece).await);
+    /// Hands a piece on; whoever has gone misses nothing. `false` if it is not taken any more.
+    async fn tell(&self, piece: Piece) -> bool {
+        timeout(STUCK, self.pieces.send(piece)).await.is_ok()
     }
 
     fn has_gone(&self) -> bool {
@@ -94,7 +99,7 @@ async fn serve(inner: &Inner, ask: &Ask, line: &Line) {
                     }
                     _ => {
                         line.tell(Piece::Whole(answer)).await;
-                        Ok(())
+                        return;
                     }
                 },
                 Err(failed) => Err(failed),
@@ -109,7 +114,8 @@ async fn serve(inner: &Inner, ask: &Ask, line: &Line) {
     }
     // It was paid for, and its reader can judge for himself.
     if let Some(answer) = unfit {
-        return line.tell(Piece::Whole(answer)).await;
+        line.tell(Piece::Whole(answer)).await;
+        return;
     }
     line.tell(Piece::Refused(Box::new(together(failures, ask.repeated)))).await;
 }
@@ -275,7 +281,12 @@ async fn stream_way(inner: &Inner, ask: &Ask, way: &Way, line: &Line) -> Result<
     line.tell(Piece::Open(headers)).await;
     while let Some(item) = items.next().await {
         match item {
-            Ok(Item { bytes, last: false }) => line.tell(Piece::Data(bytes)).await,
+            Ok(Item { bytes, last: false }) => {
+                if !line.tell(Piece::Data(bytes)).await {
+                    debug!(dependency = way.guard.name(), "a caller does not read its stream");
+                    return Ok(());
+                }
+            }
             Ok(Item { bytes, last: true }) => {
                 drop(paid);
                 line.tell(Piece::Data(bytes)).await;
@@ -295,4 +306,24 @@ async fn stream_way(inner: &Inner, ask: &Ask, way: &Way, line: &Line) -> Result<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_for_long_is_told_nothing_more_and_who_has_gone_costs_no_time() {
+        let (pieces, reader) = mpsc::channel(1);
+        let line = Line { pieces, sent: AtomicBool::new(false) };
+        let began = Instant::now();
+        assert!(line.tell(Piece::Data(Bytes::new())).await);
+        assert!(!line.tell(Piece::Data(Bytes::new())).await, "nobody has taken the first");
+        assert_eq!(began.elapsed(), STUCK);
+        assert!(!line.has_gone());
+        drop(reader);
+        assert!(line.tell(Piece::End).await && line.has_gone());
+        assert_eq!(began.elapsed(), STUCK);
+    }
 }

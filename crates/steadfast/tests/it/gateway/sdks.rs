@@ -29,24 +29,47 @@ name = "poor"
 tokens = 10
 "#;
 
-/// A Python that has both SDKs.
-fn python() -> Option<String> {
-    let python = std::env::vars_os().find(|(name, _)| name == "STEADFAST_TEST_PYTHON");
-    let python = python?.1.into_string().ok()?;
-    let has = Command::new(&python).args(["-c", "import openai, anthropic"]).output();
-    has.is_ok_and(|has| has.status.success()).then_some(python)
+/// What runs scripts, and where it finds the SDKs.
+enum Language {
+    Python,
+    JavaScript,
 }
 
-fn passes(script: &str) {
-    let Some(python) = python() else {
-        eprintln!("skipped: STEADFAST_TEST_PYTHON names no Python with openai and anthropic");
+fn variable(name: &str) -> Option<String> {
+    let found = std::env::vars_os().find(|(variable, _)| variable == name);
+    found?.1.into_string().ok()
+}
+
+impl Language {
+    /// What runs a script of it, if both SDKs are there.
+    fn command(&self, script: &str) -> Option<Command> {
+        match self {
+            Self::Python => {
+                let python = variable("STEADFAST_TEST_PYTHON")?;
+                let has = Command::new(&python).args(["-c", "import openai, anthropic"]).output();
+                has.ok().filter(|has| has.status.success())?;
+                let mut command = Command::new(python);
+                command.args(["-c", script]);
+                Some(command)
+            }
+            Self::JavaScript => {
+                let folder = variable("STEADFAST_TEST_NODE")?;
+                let mut command = Command::new("node");
+                command.current_dir(folder).args(["--input-type=module", "-e", script]);
+                Some(command)
+            }
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "whoever runs the tests is told what was left out")]
+fn passes(language: &Language, script: &str) {
+    let Some(mut command) = language.command(script) else {
+        eprintln!("skipped: no STEADFAST_TEST_PYTHON or STEADFAST_TEST_NODE with both SDKs");
         return;
     };
     let world = World::start(CONFIG);
-    let (gateway, provider) =
-        (format!("http://{}", world.address()), format!("http://{}", world.provider));
-    let mut command = Command::new(python);
-    command.args(["-c", script, &gateway, &provider]);
+    command.arg(format!("http://{}", world.address())).arg(format!("http://{}", world.provider));
     for proxy in
         ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
     {
@@ -58,11 +81,25 @@ fn passes(script: &str) {
 }
 
 #[test]
-fn g9_the_openai_sdk_gets_answers_streams_tools_and_every_error_without_multiplied_retries() {
-    passes(concat!(include_str!("provider.py"), include_str!("openai_sdk.py")));
+fn g9_openais_python_sdk_gets_answers_streams_tools_and_errors_without_multiplied_retries() {
+    let script = concat!(include_str!("provider.py"), include_str!("openai_sdk.py"));
+    passes(&Language::Python, script);
 }
 
 #[test]
-fn g9_the_anthropic_sdk_gets_answers_streams_tools_and_every_error_without_multiplied_retries() {
-    passes(concat!(include_str!("provider.py"), include_str!("anthropic_sdk.py")));
+fn g9_anthropics_python_sdk_gets_answers_streams_tools_and_errors_without_multiplied_retries() {
+    let script = concat!(include_str!("provider.py"), include_str!("anthropic_sdk.py"));
+    passes(&Language::Python, script);
+}
+
+#[test]
+fn g9_openais_javascript_sdk_gets_answers_streams_tools_and_errors_without_multiplied_retries() {
+    let script = concat!(include_str!("provider.mjs"), include_str!("openai_sdk.mjs"));
+    passes(&Language::JavaScript, script);
+}
+
+#[test]
+fn g9_anthropics_javascript_sdk_gets_answers_streams_tools_and_errors_without_multiplied_retries() {
+    let script = concat!(include_str!("provider.mjs"), include_str!("anthropic_sdk.mjs"));
+    passes(&Language::JavaScript, script);
 }
