@@ -94,9 +94,10 @@ impl Caller {
 /// What the caller shows, where the SDKs of both dialects put it.
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = text(AUTHORIZATION.as_str()).and_then(|value| {
-        let (scheme, secret) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+    // Some programs leave the scheme out.
+    let bearer = text(AUTHORIZATION.as_str()).map(|value| match value.split_once(' ') {
+        Some((scheme, secret)) if scheme.eq_ignore_ascii_case("bearer") => secret.trim(),
+        _ => value.trim(),
     });
     let is_ours = |secret: &&str| secret.starts_with(KEY_PREFIX);
     bearer.filter(is_ours).or_else(|| text("x-api-key")).or(bearer)
