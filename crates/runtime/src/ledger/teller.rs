@@ -27,6 +27,10 @@ const OPEN_MAX: usize = 16_384;
 /// Most holds or settlements in one batch.
 const BATCH: usize = 256;
 
+/// How long a charge that nothing was held for waits for company, and how many are written at once.
+const COMPANY: Duration = Duration::from_millis(50);
+const COMPANY_MAX: usize = 1024;
+
 /// The pause before settlements are tried again that the store could not take.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -218,6 +222,9 @@ async fn settle_all(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while gather(&mut requests, &stop, &mut batch).await > 0 {
+        if batch.iter().all(|settlement| settlement.unheld.is_some()) {
+            gather_more(&mut requests, &stop, &mut batch).await;
+        }
         if settle(&*store, &batch).await.is_err() {
             // One of them may be at fault, and the others need not pay for it.
             for one in &batch {
@@ -228,6 +235,25 @@ async fn settle_all(
             }
         }
         batch.clear();
+    }
+}
+
+/// Waits for company, because nobody waits for these and most are about the same accounts; until one comes
+/// that gives an amount back.
+async fn gather_more(
+    requests: &mut Receiver<Settlement>,
+    stop: &CancellationToken,
+    batch: &mut Vec<Settlement>,
+) {
+    let until = tokio::time::Instant::now() + COMPANY;
+    while batch.len() < COMPANY_MAX && batch.last().is_some_and(|last| last.unheld.is_some()) {
+        let room = COMPANY_MAX - batch.len();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            taken = requests.recv_many(batch, room) => if taken == 0 { return },
+            () = tokio::time::sleep_until(until) => return,
+        }
     }
 }
 
