@@ -1,7 +1,7 @@
 //! Prints what the guard, the journal and whole steps cost, next to the raw limits of the same minute.
 //!
-//! `cargo run --release -p steadfast-bench [guard | journal | start | steps | search | endurance]`; without a
-//! name, all. Journal and steps take a server's URL behind their names:
+//! `cargo run --release -p steadfast-bench [guard | journal | ledger | start | steps | search | endurance]`;
+//! without a name, all. Journal, ledger and steps take a server's URL behind their names:
 //! `journal postgres://USER@HOST:PORT/DATABASE`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
@@ -13,6 +13,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 mod endurance;
 mod guard;
 mod journal;
+mod ledger;
 mod machine;
 mod search;
 mod start;
@@ -21,7 +22,7 @@ mod steps;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const NAMES: [&str; 6] = ["guard", "journal", "start", "steps", "search", "endurance"];
+const NAMES: [&str; 7] = ["guard", "journal", "ledger", "start", "steps", "search", "endurance"];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -35,6 +36,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_wanted("journal") {
         runtime.block_on(journal::run(std::env::args().nth(2).as_deref()))?;
+    }
+    if is_wanted("ledger") {
+        runtime.block_on(ledger::run(std::env::args().nth(2).as_deref()))?;
     }
     if is_wanted("steps") {
         runtime.block_on(steps::run(std::env::args().nth(2).as_deref()))?;

@@ -132,6 +132,8 @@ pub struct CallContext {
     /// What it will cost, in tokens, as far as is known before: reserved of `rate.tokens_per_minute`, and
     /// the measure of a tenant's turn.
     pub tokens: u64,
+    /// Retries at most, if the policy allows more: for a call that somebody above repeats already.
+    pub max_retries: Option<u32>,
 }
 
 impl CallContext {
@@ -139,7 +141,8 @@ impl CallContext {
     /// [`Priority::Interactive`].
     #[must_use]
     pub const fn new(effect: Effect) -> Self {
-        Self { deadline: None, effect, priority: Priority::Interactive, tenant: 0, tokens: 0 }
+        let priority = Priority::Interactive;
+        Self { deadline: None, effect, priority, tenant: 0, tokens: 0, max_retries: None }
     }
 
     /// The same call with a deadline.
@@ -162,6 +165,13 @@ impl CallContext {
         let mut hasher = DefaultHasher::new();
         tenant.hash(&mut hasher);
         self.tenant = hasher.finish();
+        self
+    }
+
+    /// The same call with so many retries at most.
+    #[must_use]
+    pub const fn with_max_retries(mut self, max_retries: u32) -> Self {
+        self.max_retries = Some(max_retries);
         self
     }
 

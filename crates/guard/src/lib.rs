@@ -28,6 +28,7 @@ mod fallback;
 mod gather;
 mod hedge;
 mod histogram;
+mod limiter;
 mod policy;
 mod rate;
 mod retry;
@@ -52,6 +53,7 @@ pub use expense::{
 pub use explain::{GuardSnapshot, counted};
 pub use fallback::{Fallback, FallbackAnswer, NoAnswer, Skipped, checks};
 pub use histogram::Latency;
+pub use limiter::{Admitted, Limiter, LimiterPolicy, OverLimit};
 pub use policy::{
     AdaptiveConcurrency, AdaptiveTimeout, BreakerPolicy, ChaosPolicy, ClassRetry, HedgePolicy,
     Policy, PolicyError, RatePolicy, RetryBudget, RetryClasses, RetryPolicy,

@@ -99,10 +99,22 @@ impl Rate {
 
     /// Time until a call that costs `tokens` may go.
     pub(crate) fn wait(&mut self, tokens: u64, now: Instant) -> Duration {
+        let (requests, tokens) = self.waits(tokens, now);
+        requests.max(tokens)
+    }
+
+    /// The same of each bucket: of requests and of tokens.
+    pub(crate) fn waits(&mut self, tokens: u64, now: Instant) -> (Duration, Duration) {
         self.fill(now);
         let requests = self.requests.map_or(Duration::ZERO, |bucket| bucket.wait(1.0));
         let tokens = self.tokens.map_or(Duration::ZERO, |bucket| bucket.wait(tokens as f64));
-        requests.max(tokens)
+        (requests, tokens)
+    }
+
+    /// Whether every bucket is full: as if nothing had ever been taken.
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        [self.requests, self.tokens].iter().flatten().all(|bucket| bucket.level >= bucket.capacity)
     }
 
     /// Takes a request and its tokens, whether they are there or not.

@@ -301,7 +301,12 @@ impl<'g, E: Classify> Run<'g, E> {
         // looked at after the settling: this very end may have opened the breaker
         let outlook = self.shared.admission.outlook(self.now);
         let draw = |longest| fastrand::u64(0..=longest);
-        let decision = ended.decide(&self.policy.retry, &outlook, self.now, self.deadline, draw);
+        let mut decision =
+            ended.decide(&self.policy.retry, &outlook, self.now, self.deadline, draw);
+        let is_enough = self.context.max_retries.is_some_and(|most| self.attempts > most);
+        if is_enough && matches!(decision, Decision::Again(_)) {
+            decision = Decision::Stop;
+        }
         if matches!(decision, Decision::Again(_)) && self.withdrawal.is_none() {
             self.withdrawal = self.shared.admission.withdraw();
             if self.withdrawal.is_none() {

@@ -6,8 +6,8 @@
 //! not see prompts. A pooled connection that turns out to be closed before a byte was sent is replaced
 //! by the transport; that is not a second request.
 
-mod failure;
-mod retry_after;
+pub(crate) mod failure;
+pub(crate) mod retry_after;
 mod stream;
 
 use std::fmt;
@@ -21,7 +21,8 @@ use steadfast_guard::ErrorClass;
 
 use crate::model::{ModelError, ModelRequest};
 
-pub(crate) use failure::WireError;
+use failure::Lost;
+pub use failure::WireFailure;
 pub(crate) use stream::{Accumulate, answer_stream};
 
 /// How long a connection may take to open.
@@ -32,7 +33,7 @@ pub const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 pub const MAX_ERROR_BYTES: usize = 2 * 1024;
 
 /// How much of an error body is read in order to classify it.
-const MAX_ERROR_READ_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_ERROR_READ_BYTES: usize = 64 * 1024;
 
 /// Makes `ring` the process's TLS provider if none was chosen before. Every HTTP client needs one.
 pub fn install_tls() {
@@ -111,6 +112,12 @@ pub struct OptionsError {
     problem: String,
 }
 
+impl OptionsError {
+    pub(crate) fn new(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { what: what.into(), problem: problem.into() }
+    }
+}
+
 /// How the key travels.
 #[derive(Clone, Copy)]
 pub(crate) enum KeyHeader {
@@ -125,7 +132,7 @@ pub(crate) struct Endpoint {
     client: reqwest::Client,
     url: reqwest::Url,
     headers: HeaderMap,
-    secrets: Vec<SecretString>,
+    secrets: Secrets,
     name: String,
     options: ModelOptions,
 }
@@ -159,7 +166,7 @@ impl Endpoint {
         }
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut secrets = Vec::new();
+        let mut secrets = Secrets::default();
         if let Some(key) = &options.api_key {
             let (header, text) = match key_header {
                 KeyHeader::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose_secret())),
@@ -172,7 +179,7 @@ impl Endpoint {
                 secret_value(&text)
                     .ok_or_else(|| refuse("`api_key` has a character that HTTP forbids".into()))?,
             );
-            secrets.push(key.clone());
+            secrets.0.push(key.clone());
         }
         for (header, value) in &options.headers {
             let parsed = HeaderName::from_bytes(header.as_bytes())
@@ -181,7 +188,7 @@ impl Endpoint {
                 refuse(format!("header `{header}` has a character that HTTP forbids"))
             })?;
             headers.insert(parsed, secret);
-            secrets.push(value.clone());
+            secrets.0.push(value.clone());
         }
         Ok(Self { client: client.0.clone(), url, headers, secrets, name, options })
     }
@@ -211,17 +218,24 @@ impl Endpoint {
         if let Some(key) = &request.idempotency_key {
             let value = HeaderValue::from_str(key).map_err(|_| {
                 let what = "the idempotency key has a character that HTTP forbids";
-                self.error(WireError::new(ErrorClass::Internal, what))
+                self.error(WireFailure::new(ErrorClass::Internal, what))
             })?;
             headers.insert("idempotency-key", value);
         }
         let bytes = serde_json::to_vec(body).map_err(|error| {
-            self.error(WireError::new(ErrorClass::Internal, format!("cannot encode: {error}")))
+            self.error(WireFailure::new(ErrorClass::Internal, format!("cannot encode: {error}")))
         })?;
         let sent = self.client.post(self.url.clone()).headers(headers).body(bytes).send().await;
         let response = sent.map_err(|error| {
             let place = self.url.origin().ascii_serialization();
-            self.error(failure::from_transport(&place, error))
+            let lost = if error.is_connect() {
+                Lost::Connecting
+            } else if error.is_builder() {
+                Lost::Building
+            } else {
+                Lost::Waiting
+            };
+            self.error(failure::from_transport(&place, lost, &error.without_url()))
         })?;
         if response.status().is_success() {
             return Ok(response);
@@ -244,7 +258,7 @@ impl Endpoint {
     ) -> Result<Vec<u8>, ModelError> {
         let response = self.send(request, body).await?;
         read_up_to(response, MAX_ANSWER_BYTES).await.map_err(|cut| {
-            self.error(WireError::new(
+            self.error(WireFailure::new(
                 ErrorClass::Malformed,
                 format!("the answer was cut: {}", cut.problem),
             ))
@@ -272,7 +286,7 @@ impl Endpoint {
     }
 
     /// Names the model in an error, and takes every secret out of its message.
-    pub(crate) fn error(&self, error: WireError) -> ModelError {
+    pub(crate) fn error(&self, error: WireFailure) -> ModelError {
         self.redactor().error(error)
     }
 
@@ -284,26 +298,40 @@ impl Endpoint {
 /// What a stream needs of its endpoint once it lives alone.
 pub(crate) struct Redactor {
     model: String,
-    secrets: Vec<SecretString>,
+    secrets: Secrets,
 }
 
 impl Redactor {
-    pub(crate) fn error(&self, error: WireError) -> ModelError {
-        let mut message = error.message;
-        for secret in &self.secrets {
-            let secret = secret.expose_secret();
-            // Very short values (a header such as `1`) are no secrets and would garble the text.
-            if secret.len() >= 6 {
-                message = message.replace(secret, "[redacted]");
-            }
-        }
+    pub(crate) fn error(&self, error: WireFailure) -> ModelError {
+        let error = self.secrets.redact(error);
         ModelError {
             class: error.class,
             model: self.model.clone(),
             status: error.status,
-            message: cut(&message, MAX_ERROR_BYTES),
+            message: error.message,
             retry_after: error.retry_after,
         }
+    }
+}
+
+/// What must not be in any message.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Secrets(pub(crate) Vec<SecretString>);
+
+impl Secrets {
+    /// Takes every secret out of what a failure says, and shortens it to [`MAX_ERROR_BYTES`].
+    pub(crate) fn redact(&self, mut failure: WireFailure) -> WireFailure {
+        for secret in &self.0 {
+            let secret = secret.expose_secret();
+            // Very short values (a header such as `1`) are no secrets and would garble the text.
+            if secret.len() >= 6 {
+                for text in [&mut failure.message, &mut failure.kind, &mut failure.code] {
+                    *text = text.replace(secret, "[redacted]");
+                }
+            }
+        }
+        failure.message = cut(&failure.message, MAX_ERROR_BYTES);
+        failure
     }
 }
 
@@ -333,14 +361,14 @@ async fn read_up_to(response: reqwest::Response, limit: usize) -> Result<Vec<u8>
     Ok(read.to_vec())
 }
 
-fn secret_value(text: &str) -> Option<HeaderValue> {
+pub(crate) fn secret_value(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -16,3 +16,4 @@ pub mod sim;
 pub mod sse;
 pub mod tokens;
 pub mod tool;
+pub mod wire;

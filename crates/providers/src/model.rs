@@ -170,7 +170,7 @@ pub enum FinishReason {
     Other,
 }
 
-/// Tokens in four disjoint input buckets and two output ones. Absent is not zero.
+/// Tokens in four disjoint input buckets and one for output, and parts of them. Absent is not zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Input that was neither read from nor written to a prompt cache.
@@ -179,46 +179,117 @@ pub struct Usage {
     /// Input read from a prompt cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_read: Option<u64>,
-    /// Input written to a prompt cache.
+    /// Input written to a prompt cache for the provider's usual time (Anthropic: five minutes), and all
+    /// of which the provider does not say for how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write: Option<u64>,
+    /// Input written to a prompt cache for an hour, which costs more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_1h: Option<u64>,
     /// All output, reasoning included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<u64>,
     /// The part of the output that was reasoning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_reasoning: Option<u64>,
+    /// The part of the input that was audio.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_audio: Option<u64>,
+    /// The part of the output that was audio.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_audio: Option<u64>,
+    /// The tier in which the provider served the call; prices differ by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<ServiceTier>,
+}
+
+/// How a provider ranks a call. Each has its own price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceTier {
+    /// The usual one (OpenAI `default`, Anthropic `standard`).
+    Standard,
+    /// Cheaper and slower (OpenAI `flex`).
+    Flex,
+    /// Dearer and faster.
+    Priority,
+    /// Prepaid capacity (OpenAI `scale`).
+    Scale,
+    /// Served within a day.
+    Batch,
+    /// One that has no name here.
+    Other,
+}
+
+impl ServiceTier {
+    /// The tier that a provider names in an answer; `None` for an empty name and for `auto`, which is
+    /// a wish and no tier.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "" | "auto" => return None,
+            "default" | "standard" => Self::Standard,
+            "flex" => Self::Flex,
+            "priority" => Self::Priority,
+            "scale" => Self::Scale,
+            "batch" => Self::Batch,
+            _ => Self::Other,
+        })
+    }
+
+    /// Its word in price lists.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+            Self::Scale => "scale",
+            Self::Batch => "batch",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl Usage {
+    const fn inputs(&self) -> [Option<u64>; 4] {
+        [self.input_uncached, self.cache_read, self.cache_write, self.cache_write_1h]
+    }
+
     /// All input tokens that the provider reported.
     #[must_use]
     pub fn input_total(&self) -> u64 {
-        self.input_uncached.unwrap_or(0)
-            + self.cache_read.unwrap_or(0)
-            + self.cache_write.unwrap_or(0)
+        self.inputs().into_iter().flatten().fold(0, u64::saturating_add)
     }
 
     /// All tokens of the call; `None` if the provider told none.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
-        let input = [self.input_uncached, self.cache_read, self.cache_write];
-        let told = input.into_iter().chain([self.output]).flatten();
+        let told = self.inputs().into_iter().chain([self.output]).flatten();
         told.reduce(u64::saturating_add)
     }
 
-    /// Adds another call's tokens; what neither reported stays absent.
+    /// Adds another call's tokens; what neither reported stays absent. Calls of different tiers have
+    /// no tier together.
     pub fn add(&mut self, other: &Self) {
         let sum = |into: &mut Option<u64>, more: Option<u64>| {
             if let Some(more) = more {
                 *into = Some(into.unwrap_or(0).saturating_add(more));
             }
         };
+        if self.total().is_none() {
+            self.service_tier = other.service_tier;
+        } else if self.service_tier != other.service_tier && other.total().is_some() {
+            self.service_tier = None;
+        }
         sum(&mut self.input_uncached, other.input_uncached);
         sum(&mut self.cache_read, other.cache_read);
         sum(&mut self.cache_write, other.cache_write);
+        sum(&mut self.cache_write_1h, other.cache_write_1h);
         sum(&mut self.output, other.output);
         sum(&mut self.output_reasoning, other.output_reasoning);
+        sum(&mut self.input_audio, other.input_audio);
+        sum(&mut self.output_audio, other.output_audio);
     }
 }
 

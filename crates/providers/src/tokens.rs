@@ -7,9 +7,15 @@
 //! What a provider wraps around a message is not public. The figures here are those of the OpenAI
 //! cookbook ("How to count tokens with tiktoken"): 3 tokens a message, 3 to begin the answer, 7 a
 //! tool; a tool call counts its name, its arguments and 3.
+//!
+//! Where that is too dear, [`upper_bound`] tells from the bytes how many tokens there are at most.
+
+mod bound;
 
 use tiktoken_rs::CoreBPE;
 use tiktoken_rs::{cl100k_base_singleton, o200k_base_singleton};
+
+pub use bound::upper_bound;
 
 use crate::model::{Message, ModelRequest, TokenCount};
 

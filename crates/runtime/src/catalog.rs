@@ -20,6 +20,7 @@ use crate::fallback::{FallbackRule, LastGood};
 use crate::key_rule::KeyRule;
 use crate::memory::{MemoryRule, MemoryTool, tools_of};
 use crate::policies::{PolicyChange, PolicyRules, RuleError, difference, tool_policy};
+use crate::relay::Deployment;
 use crate::unknown::{Compensation, UnknownRule};
 
 /// Agents, models and tools by name. Fixed once built.
@@ -49,6 +50,8 @@ pub(crate) struct ModelEntry {
     pub(crate) stream: bool,
     /// What stands in for it.
     pub(crate) fallback: Option<Arc<FallbackRule>>,
+    /// Where calls that are handed on as bytes go.
+    pub(crate) deployment: Option<Arc<Deployment>>,
 }
 
 /// A tool, its compiled schema and its guard.
@@ -75,6 +78,7 @@ pub struct CatalogBuilder {
     code_policies: BTreeMap<String, CodePolicy>,
     dependencies: Vec<String>,
     models: Vec<(String, Arc<dyn Model>, bool)>,
+    deployments: BTreeMap<String, Arc<Deployment>>,
     tools: Vec<Arc<dyn Tool>>,
     memories: Vec<MemoryRule>,
     policies: PolicyRules,
@@ -127,6 +131,14 @@ impl CatalogBuilder {
     #[must_use]
     pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>, stream: bool) -> Self {
         self.models.push((name.into(), model, stream));
+        self
+    }
+
+    /// Says where calls of a model go that are handed on as bytes, behind the same guard: see
+    /// [`Relay`](crate::relay::Relay).
+    #[must_use]
+    pub fn deployment(mut self, model: impl Into<String>, deployment: Deployment) -> Self {
+        self.deployments.insert(model.into(), Arc::new(deployment));
         self
     }
 
@@ -256,7 +268,9 @@ impl CatalogBuilder {
             let nature = Policy::default();
             let guard = catalog.add_guard(&dependency, nature, cooldown, &self.policies)?;
             let fallback = self.fallbacks.get(&dependency).cloned().map(Arc::new);
-            catalog.models.insert(name, ModelEntry { model, guard, stream, fallback });
+            let deployment = self.deployments.get(&name).cloned();
+            let entry = ModelEntry { model, guard, stream, fallback, deployment };
+            catalog.models.insert(name, entry);
         }
         Ok(())
     }
@@ -372,41 +386,6 @@ impl Catalog {
         Ok(guard)
     }
 
-    fn check_agent(&self, name: &str, spec: &AgentSpec) -> Result<(), RuntimeError> {
-        if !self.models.contains_key(&spec.model) {
-            let known: Vec<_> = self.models.keys().cloned().collect();
-            return Err(misconfigured(format!(
-                "agent `{name}` uses model `{}`, which is not configured; there are: {}",
-                spec.model,
-                known.join(", ")
-            )));
-        }
-        for pattern in spec.tools.iter().filter(|pattern| !pattern.ends_with('*')) {
-            if !self.tools.contains_key(pattern) && !self.memory.contains_key(pattern) {
-                let known: Vec<_> = self.tools.keys().chain(self.memory.keys()).cloned().collect();
-                return Err(misconfigured(format!(
-                    "agent `{name}` uses tool `{pattern}`, which is not configured; there are: {}",
-                    known.join(", ")
-                )));
-            }
-        }
-        let mut critical = spec.critical_tools.iter();
-        if let Some(pattern) = critical.find(|pattern| {
-            !self.tools.keys().any(|tool| {
-                spec.allows(tool) && crate::agent::names(std::slice::from_ref(pattern), tool)
-            })
-        }) {
-            let problem = format!("`{pattern}` is none of the tools that the agent may call");
-            return Err(misplaced(format!("agents.{name}.critical_tools"), problem));
-        }
-        if spec.max_iterations == 0 {
-            return Err(misconfigured(format!(
-                "agent `{name}`: `max_iterations` is 0; use 1 or more"
-            )));
-        }
-        Ok(())
-    }
-
     /// How what a tool has done is undone.
     pub(crate) fn compensation(&self, tool: &str) -> Option<&Compensation> {
         self.compensations.get(tool)
@@ -441,6 +420,11 @@ impl Catalog {
 
     pub(crate) fn model(&self, name: &str) -> Option<&ModelEntry> {
         self.models.get(name)
+    }
+
+    /// The models with their names, sorted.
+    pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &ModelEntry)> {
+        self.models.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
     /// A tool, whoever may call it.

@@ -18,6 +18,7 @@ use crate::error::RuntimeError;
 use crate::event::{RunEvent, StopReason};
 use crate::journal::RunJournal;
 use crate::lease::Lease;
+use crate::ledger::Payer;
 use crate::letters;
 use crate::shared::{Driven, Shared};
 use crate::state::Status;
@@ -56,10 +57,13 @@ pub(crate) async fn drive(shared: &Arc<Shared>, lease: &Arc<Lease>, head: RunHea
         }
         let clock = Arc::clone(&shared.store);
         let now = Box::new(move || clock.now());
+        let payer = payer(shared, &head).await?;
         let driver = Driver {
             catalog: Arc::clone(&shared.catalog),
             journal,
             operations: Arc::clone(&shared.operations),
+            cashier: Arc::clone(&shared.cashier),
+            payer,
             lease: Arc::clone(lease),
             drain: shared.drain.clone(),
             mail,
@@ -119,6 +123,28 @@ async fn give_back(
         }
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+/// Most generations of runs whose budgets a run falls under.
+const GENERATIONS_MAX: usize = 32;
+
+/// Who pays for what a run asks models: also the runs that it descends from.
+async fn payer(shared: &Shared, head: &RunHead) -> Result<Payer, RuntimeError> {
+    let (mut ancestors, mut parent) = (Vec::new(), head.parent);
+    while let Some(run) = parent
+        && ancestors.len() < GENERATIONS_MAX
+    {
+        ancestors.push(run.to_string());
+        parent = shared.store.head(run).await?.and_then(|head| head.parent);
+    }
+    Ok(Payer {
+        tenant: head.tenant.clone(),
+        agent: Some(head.agent.clone()),
+        session: head.session.clone(),
+        run: Some(head.id.to_string()),
+        ancestors,
+        ..Payer::default()
+    })
 }
 
 /// Whether somebody has taken the run since it was claimed: what its log says now is not what was claimed.

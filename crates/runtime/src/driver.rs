@@ -17,11 +17,12 @@ use crate::agent::{
 use crate::call::{self, Answered, Caller, ToolRequest, ToolResult, Unanswered, not_run};
 use crate::catalog::Catalog;
 use crate::error::RuntimeError;
-use crate::event::{RunEvent, ToolOutcome, WaitReason};
+use crate::event::{RunEvent, StopReason, ToolOutcome, WaitReason};
 use crate::journal::{RunJournal, unwritable};
 use crate::key_rule;
 use crate::later;
 use crate::lease::Lease;
+use crate::ledger::{Cashier, Payer};
 use crate::operations::{Entry, EntryError, Operation, Operations};
 use crate::problems::step_limit;
 use crate::run::{CallState, OpenCall, Run};
@@ -41,6 +42,9 @@ pub(crate) struct Driver {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) journal: RunJournal,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) cashier: Arc<Cashier>,
+    /// Who pays for what the run asks models.
+    pub(crate) payer: Payer,
     /// What the run was claimed by.
     pub(crate) lease: Arc<Lease>,
     /// Cancelled when the node drains: the driver stops between steps.
@@ -127,15 +131,20 @@ impl Driver {
     }
 
     pub(crate) fn caller(&self) -> Caller<'_> {
-        let (tenant, priority) = (self.journal.tenant(), self.journal.priority());
-        Caller { tenant, priority, lease: &self.lease }
+        Caller {
+            payer: &self.payer,
+            cashier: &self.cashier,
+            priority: self.journal.priority(),
+            lease: &self.lease,
+        }
     }
 
     /// A dependency that asks for quiet parks the run, which then holds nothing; any other error ends
     /// it, and a person may resume it.
     fn unanswered(&self, unanswered: Unanswered) -> RunEvent {
-        let Unanswered { class, detail, quiet } = unanswered;
+        let Unanswered { class, detail, quiet, over_budget } = unanswered;
         match quiet {
+            None if over_budget => RunEvent::Failed { stop: StopReason::Budget, message: detail },
             None => failure(class, detail),
             Some(quiet) => self.parked(quiet, detail),
         }

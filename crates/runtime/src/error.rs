@@ -25,6 +25,33 @@ pub enum RuntimeError {
         /// The schedules there are.
         known: Vec<String>,
     },
+    /// There is no such access key.
+    #[error("there is no key `{id}`: `steadfast keys list` shows them")]
+    UnknownKey {
+        /// The id asked for.
+        id: String,
+    },
+    /// The access key was revoked.
+    #[error("key `{id}` was revoked, which is for good: make another one")]
+    KeyRevoked {
+        /// The key.
+        id: String,
+    },
+    /// The access key got another secret meanwhile.
+    #[error(
+        "key `{id}` got another secret meanwhile, and was not given one more: look at it, and rotate it \
+         again if you must"
+    )]
+    KeyRotated {
+        /// The key.
+        id: String,
+    },
+    /// The operating system gives no random numbers, and without them no secret is made.
+    #[error("the operating system gives no random numbers ({problem}): nothing was made")]
+    NoRandomness {
+        /// What it says.
+        problem: String,
+    },
     /// There is no such run.
     #[error("there is no run {run}")]
     UnknownRun {
@@ -194,6 +221,10 @@ impl RuntimeError {
         match self {
             Self::UnknownAgent { .. } => "unknown_agent",
             Self::UnknownSchedule { .. } => "unknown_schedule",
+            Self::UnknownKey { .. } => "unknown_key",
+            Self::KeyRevoked { .. } => "key_revoked",
+            Self::KeyRotated { .. } => "key_rotated",
+            Self::NoRandomness { .. } => "no_randomness",
             Self::UnknownRun { .. } => "unknown_run",
             Self::WrongState { .. } => "wrong_state",
             Self::NotAsking { .. } => "not_asking",

@@ -440,6 +440,8 @@ pub enum StopReason {
     Context,
     /// The answer was cut at the output limit and holds nothing to go on with.
     OutputLimit,
+    /// A call did not fit into a budget.
+    Budget,
     /// A call outside failed for good.
     Error {
         /// What kind of error.
@@ -468,6 +470,7 @@ impl StopReason {
             Self::Refused => "refused",
             Self::Context => "context",
             Self::OutputLimit => "output_limit",
+            Self::Budget => "budget",
             Self::Error { class } => class.as_str(),
         }
     }

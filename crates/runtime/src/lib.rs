@@ -14,6 +14,7 @@
 //! This crate is the only one that combines guard, store and providers. It opens no listener and
 //! reads no configuration file; it can be embedded in any Rust program. Start at [`Runtime`].
 
+mod access;
 pub mod agent;
 mod audit;
 mod call;
@@ -32,13 +33,16 @@ mod journal;
 mod key_rule;
 mod later;
 mod lease;
+pub mod ledger;
 mod letters;
 mod memory;
 mod operations;
 mod policies;
+pub mod prices;
 mod problems;
 mod queue;
 mod recovery;
+pub mod relay;
 mod retention;
 mod run;
 mod runtime;
@@ -52,6 +56,10 @@ mod unknown;
 mod view;
 mod watch;
 
+pub use access::{
+    AccessKey, GRACE_DEFAULT, IssuedKey, KeyBudget, KeyEdit, KeyLimits, KeyQuery, KeyRefused,
+    KeyRing, KeySecret, KeySpec, KeyState, OLD_SECRETS_MAX, SEEN_WITHIN,
+};
 pub use agent::AgentSpec;
 pub use audit::{audit, compare, folded, remedied};
 pub use catalog::{Catalog, CatalogBuilder};

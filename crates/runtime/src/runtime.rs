@@ -11,8 +11,10 @@ use steadfast_guard::Classify;
 use steadfast_store::{Checkpoint, NodeId, RunFilter, RunId, Store, StoreError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::KeyRing;
 use crate::catalog::Catalog;
 use crate::commands::{
     self, AnswerCall, CancelRun, ForkRun, PauseRun, Pausing, ResumeRun, RetryRun, RollbackRun,
@@ -20,10 +22,12 @@ use crate::commands::{
 };
 use crate::error::RuntimeError;
 use crate::folding::fold;
+use crate::ledger::{Cashier, Terms};
 use crate::memory::{FactBook, FactScope};
 use crate::operations::{self, Once, OnceError, Operation, Operations};
 use crate::problems::Checks;
 use crate::queue::{self, Waiting};
+use crate::relay::Relay;
 use crate::retention;
 use crate::run::Run;
 use crate::schedule::{self, Schedule, ScheduleView, Timetable};
@@ -60,18 +64,31 @@ impl Runtime {
         let operations = Arc::new(Operations::new(Arc::clone(&store), node.clone()));
         let (rules, hook) = (options.problems.clone(), options.on_problem.clone());
         let checks = Arc::new(Checks::new(rules, hook, &catalog));
-        let halt = CancellationToken::new();
+        let terms = match &options.terms {
+            Some(terms) => terms.clone(),
+            None => Terms::built_in().map_err(|error| RuntimeError::Misconfigured {
+                place: None,
+                problem: error.to_string(),
+            })?,
+        };
+        let cashier = Arc::new(Cashier::start(Arc::clone(&store), terms));
+        let (halt, drain) = (CancellationToken::new(), CancellationToken::new());
+        let catalog = Arc::new(catalog);
+        let relay = Relay::new(&catalog, &cashier, &store, &drain);
         let shared = Arc::new(Shared {
+            cashier,
+            keys: KeyRing::new(Arc::clone(&store)),
+            relay,
             store,
             operations,
             checks,
-            catalog: Arc::new(catalog),
+            catalog,
             options,
             notices: Notices::new(halt.clone()),
             timetable: Timetable::default(),
             doorbell: Notify::new(),
             driven: Mutex::new(BTreeMap::new()),
-            drain: CancellationToken::new(),
+            drain,
             leased: AtomicBool::new(true),
             halt,
         });
@@ -338,6 +355,24 @@ impl Runtime {
         FactBook::new(Arc::clone(&self.shared.store), scope)
     }
 
+    /// Where calls of models are paid for.
+    #[must_use]
+    pub fn cashier(&self) -> &Arc<Cashier> {
+        &self.shared.cashier
+    }
+
+    /// The access keys: who is let in, and how they are managed.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.shared.keys
+    }
+
+    /// Hands calls of models on as bytes, under the same guards and into the same books.
+    #[must_use]
+    pub fn relay(&self) -> &Relay {
+        &self.shared.relay
+    }
+
     /// What the runtime can run and use.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
@@ -390,6 +425,7 @@ impl Runtime {
         let task = self.scheduler.lock().take();
         let Some(mut task) = task else { return Ok(true) };
         let limit = self.shared.options.drain_timeout;
+        let end = Instant::now() + limit;
         let graceful = tokio::time::timeout(limit, &mut task).await;
         let (joined, graceful) = match graceful {
             Ok(joined) => (joined, true),
@@ -402,6 +438,8 @@ impl Runtime {
         if let Ok(result) = joined {
             result?;
         }
+        let graceful = self.shared.relay.close(end).await && graceful;
+        self.shared.cashier.close().await;
         self.shared.store.close().await?;
         Ok(graceful)
     }
@@ -411,6 +449,8 @@ impl Runtime {
     /// this one's lease has expired.
     pub fn abandon(&self) {
         self.shared.halt.cancel();
+        self.shared.cashier.abandon();
+        self.shared.relay.abandon();
         if let Some(task) = self.scheduler.lock().take() {
             task.abort();
         }

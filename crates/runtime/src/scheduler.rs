@@ -182,6 +182,9 @@ impl Scheduler {
         if let Err(error) = self.shared.store.purge_facts(FACTS_PURGED).await {
             warn!(%node, error = chain(&error), "cannot forget old facts");
         }
+        if let Err(error) = self.shared.keys.write_uses().await {
+            warn!(%node, error = chain(&error), "cannot note which access keys were used");
+        }
     }
 
     /// Whoever takes the runs over must not find us still calling out. What was held stays held under the

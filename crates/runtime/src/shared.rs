@@ -11,10 +11,13 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::KeyRing;
 use crate::catalog::Catalog;
 use crate::checkpoint::CheckpointPolicy;
+use crate::ledger::{Cashier, Terms};
 use crate::operations::Operations;
 use crate::problems::{Checks, ProblemHook, ProblemRules};
+use crate::relay::Relay;
 use crate::retention::Retention;
 use crate::schedule::Timetable;
 use crate::watch::Notices;
@@ -38,6 +41,8 @@ pub struct RuntimeOptions {
     pub on_problem: Option<ProblemHook>,
     /// For how long runs are kept that are over. Default: for ever.
     pub retention: Retention,
+    /// What calls of models cost, and the budgets that they fall under. Default: [`Terms::built_in`].
+    pub terms: Option<Terms>,
 }
 
 impl Default for RuntimeOptions {
@@ -51,6 +56,7 @@ impl Default for RuntimeOptions {
             problems: ProblemRules::default(),
             on_problem: None,
             retention: Retention::default(),
+            terms: None,
         }
     }
 }
@@ -62,8 +68,11 @@ pub(crate) struct Shared {
     pub(crate) options: RuntimeOptions,
     pub(crate) notices: Notices,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) keys: KeyRing,
     pub(crate) timetable: Timetable,
     pub(crate) checks: Arc<Checks>,
+    pub(crate) cashier: Arc<Cashier>,
+    pub(crate) relay: Relay,
     /// Rung when a run may be ready to be claimed.
     pub(crate) doorbell: Notify,
     /// The claims (run, epoch) that this node executes.

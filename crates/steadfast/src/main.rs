@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod console;
+mod gateway;
 mod node;
 mod reload;
 mod server;

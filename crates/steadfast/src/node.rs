@@ -89,6 +89,7 @@ impl Node {
                 failed: config.retention.failed,
                 cancelled: config.retention.cancelled,
             },
+            terms: Some(config.terms()?),
             ..RuntimeOptions::default()
         };
         let runtime = Runtime::start(Arc::clone(&store), catalog, options).await?;

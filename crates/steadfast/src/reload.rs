@@ -1,5 +1,5 @@
-//! Takes over changes of the configuration file while the program runs: the guards' policies, and
-//! the schedules.
+//! Takes over changes of the configuration file while the program runs: the guards' policies, the
+//! schedules, the budgets and the prices.
 //!
 //! The file is looked at every second, and at once on SIGHUP. Either all policies are taken over
 //! or none; breakers, counters, queues and sleeping retries stay. What is wrong with a file is said in
@@ -100,6 +100,7 @@ impl Reload {
         check_policies(&config, catalog).map_err(|error| config.locate(error))?;
         let rules = config.policy_rules().map_err(|error| config.locate(error))?;
         let timetable = config.timetable().map_err(|error| config.locate(error))?;
+        let terms = config.terms().map_err(|error| config.locate(error))?;
         let changes = catalog.replace_policies(&rules).map_err(|error| {
             let place = format!("policies.{}", error.layer);
             config.locate(ConfigError::Unusable { place, problem: error.problem })
@@ -108,6 +109,7 @@ impl Reload {
             let place = "schedules".to_owned();
             config.locate(ConfigError::Unusable { place, problem: error.to_string() })
         })?;
+        self.runtime.cashier().replace_terms(terms);
         Ok(changes)
     }
 
@@ -116,7 +118,7 @@ impl Reload {
         let problem = match outcome {
             Ok(changes) => {
                 if changes.is_empty() {
-                    info!(%path, "read again; no policy has changed, and schedules are as the file says");
+                    info!(%path, "read again; no policy has changed; schedules, budgets and prices are as the file says");
                 }
                 for PolicyChange { dependency, keys } in changes {
                     let keys = keys.iter().map(|(key, old, new)| format!("{key} {old} -> {new}"));
@@ -128,7 +130,7 @@ impl Reload {
                 }
                 let rest = beside_policies(&self.text);
                 if rest != self.rest {
-                    warn!(%path, "changes outside of `policies` and `schedules` take effect at the next start");
+                    warn!(%path, "changes outside of policies, schedules, budgets and prices take effect at the next start");
                     self.rest = rest;
                 }
                 None
@@ -147,5 +149,8 @@ fn beside_policies(text: &str) -> toml::Table {
     table.remove("policies");
     table.remove("chaos");
     table.remove("schedules");
+    table.remove("budget");
+    table.remove("ledger");
+    table.remove("prices");
     table
 }

@@ -9,7 +9,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobHash, Disposition, RunHead, RunId, StoreError, Timestamp, VALUE_BYTES_MAX, rules};
+use crate::books::{self, OpenHold};
+use crate::{
+    Account, Amounts, BlobHash, Disposition, Entry, EntryId, EntryKind, RunHead, RunId, StoreError,
+    Timestamp, VALUE_BYTES_MAX, rules,
+};
 
 /// Records that [`Dump::next`] gives at once, at most.
 pub(crate) const PAGE_RECORDS: usize = 512;
@@ -126,6 +130,53 @@ pub enum Record {
         /// The recorded answer; none while it is not settled.
         answer: Option<AnswerRecord>,
     },
+    /// An account. What it holds is not in it: that is the sum of the holds that follow.
+    Account {
+        /// Its name and period.
+        account: Account,
+        /// What has been settled.
+        spent: Amounts,
+        /// How many settlements it has.
+        entries: u64,
+        /// When it was last changed.
+        at: Timestamp,
+    },
+    /// An amount that is held, or was charged in full and may still be put right.
+    Hold {
+        /// Its name.
+        id: EntryId,
+        /// How much.
+        amounts: Amounts,
+        /// The accounts that it is held on.
+        limited: Vec<Account>,
+        /// Accounts that are charged, too.
+        tallies: Vec<Account>,
+        /// Whether it has been charged in full.
+        charged: bool,
+        /// When it is charged in full; once it has been, when it is forgotten.
+        expires_at: Timestamp,
+        /// What its entry is found by.
+        subject: Option<String>,
+        /// The record of its entry.
+        #[serde(with = "body")]
+        body: Bytes,
+    },
+    /// What was charged once.
+    Entry {
+        /// Its name.
+        id: EntryId,
+        /// When it was charged, or last put right.
+        at: Timestamp,
+        /// How it came to be.
+        kind: EntryKind,
+        /// What it is found by.
+        subject: Option<String>,
+        /// How much.
+        amounts: Amounts,
+        /// Its record.
+        #[serde(with = "body")]
+        body: Bytes,
+    },
 }
 
 /// A recorded answer.
@@ -236,7 +287,29 @@ impl RunRecord {
     }
 }
 
+/// A hold that names an account which has not come before it.
+pub(crate) const NO_ACCOUNT: StoreError =
+    rules::misuse("a hold of the archive is on an account that has not come before it");
+
 impl Record {
+    /// A hold as a record.
+    pub(crate) fn hold(
+        id: EntryId,
+        open: OpenHold,
+        expires_at: Timestamp,
+        subject: Option<String>,
+        body: Bytes,
+    ) -> Self {
+        let OpenHold { amounts, limited, tallies, is_charged: charged } = open;
+        Self::Hold { id, amounts, limited, tallies, charged, expires_at, subject, body }
+    }
+
+    /// An entry as a record.
+    pub(crate) fn entry(entry: Entry) -> Self {
+        let Entry { id, at, kind, subject, amounts, body } = entry;
+        Self::Entry { id, at, kind, subject, amounts, body }
+    }
+
     /// What kind of record, as the word that its JSON has.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -250,6 +323,9 @@ impl Record {
             Self::LetterTaken { .. } => "letter_taken",
             Self::Fact { .. } => "fact",
             Self::Operation { .. } => "operation",
+            Self::Account { .. } => "account",
+            Self::Hold { .. } => "hold",
+            Self::Entry { .. } => "entry",
         }
     }
 
@@ -261,10 +337,15 @@ impl Record {
             Self::Event { body, .. }
             | Self::Checkpoint { body, .. }
             | Self::Blob { body, .. }
-            | Self::Letter { body, .. } => body.len(),
+            | Self::Letter { body, .. }
+            | Self::Entry { body, .. } => body.len(),
+            Self::Hold { limited, tallies, body, .. } => {
+                let names = limited.iter().chain(tallies).map(|account| account.name.len());
+                body.len() + names.sum::<usize>()
+            }
             Self::Fact { value, .. } => value.len(),
             Self::Operation { answer, .. } => answer.as_ref().map_or(0, |answer| answer.body.len()),
-            Self::BlobUse { .. } | Self::LetterTaken { .. } => 0,
+            Self::BlobUse { .. } | Self::LetterTaken { .. } | Self::Account { .. } => 0,
         }
     }
 
@@ -280,6 +361,12 @@ impl Record {
             Self::Run(run) if run.disposition == Disposition::Held => {
                 Err(rules::misuse("a run of an archive has no owner"))
             }
+            Self::Account { account, .. } => books::check_accounts([account].into_iter()),
+            Self::Hold { amounts, limited, tallies, body, .. } => {
+                books::check_accounts(limited.iter().chain(tallies))?;
+                books::check_amounts(*amounts, body.len())
+            }
+            Self::Entry { amounts, body, .. } => books::check_amounts(*amounts, body.len()),
             _ => Ok(()),
         }
     }

@@ -13,6 +13,7 @@
 //! Every backend passes the one suite in `contract`.
 
 mod archive;
+mod books;
 mod clock;
 #[doc(hidden)]
 pub mod contract;
@@ -20,6 +21,7 @@ mod error;
 mod facts;
 mod ids;
 mod key;
+mod ledger;
 mod mail;
 mod memory;
 mod patience;
@@ -35,6 +37,11 @@ pub use error::StoreError;
 pub use facts::{FACT_BYTES_MAX, Fact, FactFilter, FactName, FactWrite};
 pub use ids::{Blob, BlobHash, NodeId, RunId, Timestamp};
 pub use key::{KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding};
+pub use ledger::{
+    ACCOUNT_BYTES_MAX, AMOUNT_MAX, Account, AccountFilter, Amounts, Balance, ENTRY_BYTES_MAX,
+    Entry, EntryFilter, EntryId, EntryKind, HOLD_ACCOUNTS_MAX, Held, Hold, LATE, Limits, Settled,
+    Settlement, Unheld,
+};
 pub use mail::{Letter, MAIL_BYTES_MAX, MAIL_WAITING_MAX, Mail, Sent};
 pub use memory::MemoryStore;
 pub use patience::with_patience;
@@ -263,10 +270,66 @@ pub trait Keys: Send + Sync {
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError>;
 }
 
+/// Amounts that are held before something is done and settled afterwards (SCOPE G9).
+///
+/// What is spent and held together never passes the limits that a hold names: holds are decided one
+/// after the other, over all nodes. Holding and settling take several at once, because a transaction
+/// costs the same for one and for a hundred.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Holds amounts, each on all of its accounts or on none; one answer for each, in their order. Once
+    /// it has returned, what was granted is on disk: after a crash it is settled, or charged in full when
+    /// its time is over.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`] for an amount beyond [`AMOUNT_MAX`], a record beyond [`ENTRY_BYTES_MAX`] or
+    /// more accounts than [`HOLD_ACCOUNTS_MAX`] or the name of one that cannot be kept: nothing is held
+    /// then. Or the medium failed.
+    async fn hold(&self, holds: Vec<Hold>) -> Result<Vec<Held>, StoreError>;
+
+    /// Settles holds; one answer for each, in their order. Once it has returned, it is on disk. Doing it
+    /// again changes nothing.
+    ///
+    /// # Errors
+    /// As [`Ledger::hold`].
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, StoreError>;
+
+    /// Charges holds whose time is over in full, at most `limit`; those.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn expire_holds(&self, limit: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// How accounts stand, in their order. One that was never used has nothing.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn balances(&self, accounts: Vec<Account>) -> Result<Vec<Balance>, StoreError>;
+
+    /// Accounts by name and period.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn accounts(&self, filter: AccountFilter) -> Result<Vec<Balance>, StoreError>;
+
+    /// Entries, newest first.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, StoreError>;
+
+    /// Forgets entries that are older than a time, and accounts that hold nothing and were last changed
+    /// before it; at most `limit` of each, and how many it were.
+    ///
+    /// # Errors
+    /// The medium failed.
+    async fn prune_ledger(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+}
+
 /// Everything a runtime needs from a store.
 #[async_trait]
 pub trait Store:
-    Journal + Catalog + Mailbox + Leases + Keys + Facts + Upkeep + Archive + 'static
+    Journal + Catalog + Mailbox + Leases + Keys + Facts + Ledger + Upkeep + Archive + 'static
 {
     /// Names this store: made at random once, when it is created, and kept in it.
     fn id(&self) -> String;

@@ -3,6 +3,7 @@
 mod archive;
 mod beside;
 mod lease;
+mod ledger;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,7 @@ struct Shelves {
     letters: i64,
     facts: BTreeMap<FactName, Fact>,
     operations: BTreeMap<KeyName, StoredKey>,
+    ledger: ledger::Accounts,
 }
 
 struct Run {

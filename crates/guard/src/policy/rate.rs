@@ -46,7 +46,7 @@ impl Default for RatePolicy {
 const PER_MINUTE_MAX: u64 = 1 << 50;
 
 impl RatePolicy {
-    pub(super) fn validate(&self) -> Result<(), PolicyError> {
+    pub(crate) fn validate(&self) -> Result<(), PolicyError> {
         for (key, limit) in [
             ("rate.requests_per_minute", self.requests_per_minute),
             ("rate.tokens_per_minute", self.tokens_per_minute),

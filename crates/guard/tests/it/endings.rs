@@ -348,3 +348,19 @@ async fn r10_forcing_the_breaker_open_refuses_those_in_the_queue_too() {
         "{error}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_repeated_above_is_retried_as_often_as_it_says_and_no_more_than_the_policy()
+{
+    for (most, attempts) in [(None, 3), (Some(0), 1), (Some(1), 2), (Some(9), 3)] {
+        let retry = RetryPolicy::alike(2, Duration::from_millis(1));
+        let guard = Guard::new("model", Policy { retry, ..Policy::default() }).unwrap();
+        let mut context = CallContext::new(Effect::Read);
+        if let Some(most) = most {
+            context = context.with_max_retries(most);
+        }
+        let down = |_| async { Err::<(), _>(std::io::Error::from(std::io::ErrorKind::TimedOut)) };
+        let error = guard.call(context, down).await.unwrap_err();
+        assert_eq!(error.attempts(), attempts, "{most:?}");
+    }
+}

@@ -1,8 +1,8 @@
 //! The Anthropic wire: Messages.
 
-mod request;
-mod response;
-mod stream;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod stream;
 
 use async_trait::async_trait;
 

@@ -41,41 +41,59 @@ struct Turn {
     results: usize,
 }
 
+/// Turns that take turns.
+#[derive(Default)]
+pub(crate) struct Turns(Vec<Turn>);
+
+impl Turns {
+    /// Appends blocks to the last turn if it has this role, otherwise to one more.
+    pub(crate) fn push(&mut self, role: &'static str, blocks: impl IntoIterator<Item = Value>) {
+        for block in blocks {
+            self.turn_of(role).blocks.push(block);
+        }
+    }
+
+    /// Puts a tool's result before the other content of the user's turn.
+    pub(crate) fn result(&mut self, block: Value) {
+        let turn = self.turn_of("user");
+        turn.blocks.insert(turn.results, block);
+        turn.results += 1;
+    }
+
+    fn turn_of(&mut self, role: &'static str) -> &mut Turn {
+        if self.0.last().is_none_or(|turn| turn.role != role) {
+            self.0.push(Turn { role, blocks: Vec::new(), results: 0 });
+        }
+        let last = self.0.len() - 1;
+        &mut self.0[last]
+    }
+
+    /// Whose turn was the last.
+    pub(crate) fn last_role(&self) -> Option<&'static str> {
+        self.0.last().map(|turn| turn.role)
+    }
+
+    pub(crate) fn into_value(self) -> Value {
+        let message = |turn: Turn| json!({"role": turn.role, "content": turn.blocks});
+        self.0.into_iter().map(message).collect()
+    }
+}
+
 fn turns(messages: &[Message]) -> Value {
-    let mut turns: Vec<Turn> = Vec::new();
+    let mut turns = Turns::default();
     for message in messages {
         match message {
-            Message::User { text } => push(&mut turns, "user", text_block(text)),
+            Message::User { text } => turns.push("user", text_block(text)),
             Message::Assistant { text, tool_calls } => {
-                push(&mut turns, "assistant", text_block(text));
-                for call in tool_calls {
-                    push(&mut turns, "assistant", Some(tool_use(call)));
-                }
+                turns.push("assistant", text_block(text));
+                turns.push("assistant", tool_calls.iter().map(tool_use));
             }
             Message::Tool { call_id, content, is_error, .. } => {
-                let turn = turn_of(&mut turns, "user");
-                turn.blocks.insert(turn.results, tool_result(call_id, content, *is_error));
-                turn.results += 1;
+                turns.result(tool_result(call_id, content, *is_error));
             }
         }
     }
-    let message = |turn: Turn| json!({"role": turn.role, "content": turn.blocks});
-    turns.into_iter().map(message).collect()
-}
-
-fn push(turns: &mut Vec<Turn>, role: &'static str, block: Option<Value>) {
-    if let Some(block) = block {
-        turn_of(turns, role).blocks.push(block);
-    }
-}
-
-/// The last turn if it has this role, otherwise one more.
-fn turn_of<'a>(turns: &'a mut Vec<Turn>, role: &'static str) -> &'a mut Turn {
-    if turns.last().is_none_or(|turn| turn.role != role) {
-        turns.push(Turn { role, blocks: Vec::new(), results: 0 });
-    }
-    let last = turns.len() - 1;
-    &mut turns[last]
+    turns.into_value()
 }
 
 fn text_block(text: &str) -> Option<Value> {
@@ -99,7 +117,8 @@ fn tool_result(call_id: &str, content: &str, is_error: bool) -> Value {
     Value::Object(block)
 }
 
-fn wire_id(id: &str) -> String {
+/// An id of the characters that the API allows.
+pub(crate) fn wire_id(id: &str) -> String {
     id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 

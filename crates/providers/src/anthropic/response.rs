@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::http::WireError;
+use crate::http::WireFailure;
 use crate::model::{FinishReason, ModelAnswer, ToolCall, Usage};
+use crate::wire::usage::merge_messages;
 
 #[derive(Deserialize)]
 struct Answer {
@@ -33,14 +34,14 @@ pub(super) struct Block {
 }
 
 /// Reads a whole answer.
-pub(super) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireError> {
+pub(crate) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireFailure> {
     let json: Value = serde_json::from_slice(bytes)
-        .map_err(|error| WireError::malformed(format!("the answer is not JSON: {error}")))?;
+        .map_err(|error| WireFailure::malformed(format!("the answer is not JSON: {error}")))?;
     if json.get("error").is_some_and(|error| !error.is_null()) {
-        return Err(WireError::in_stream(&json));
+        return Err(WireFailure::in_stream(&json));
     }
     let answer: Answer = serde_json::from_value(json)
-        .map_err(|error| WireError::malformed(format!("the answer is not a message: {error}")))?;
+        .map_err(|error| WireFailure::malformed(format!("the answer is not a message: {error}")))?;
     let mut text = String::new();
     let mut tool_calls = Vec::new();
     for block in answer.content {
@@ -48,7 +49,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireError> {
             "text" => text.push_str(&block.text.unwrap_or_default()),
             "tool_use" => {
                 let (Some(id), Some(name)) = (block.id, block.name) else {
-                    return Err(WireError::malformed("a tool call has no id or no name"));
+                    return Err(WireFailure::malformed("a tool call has no id or no name"));
                 };
                 let arguments =
                     block.input.map_or_else(|| "{}".to_owned(), |input| input.to_string());
@@ -59,7 +60,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireError> {
     }
     let mut usage = Usage::default();
     if let Some(reported) = &answer.usage {
-        merge_usage(&mut usage, reported);
+        merge_messages(&mut usage, reported);
     }
     Ok(ModelAnswer {
         text,
@@ -70,7 +71,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireError> {
     })
 }
 
-pub(super) fn finish_reason(reason: Option<&str>) -> FinishReason {
+pub(crate) fn finish_reason(reason: Option<&str>) -> FinishReason {
     match reason {
         Some("end_turn" | "stop_sequence") => FinishReason::Stop,
         Some("tool_use") => FinishReason::ToolCalls,
@@ -78,17 +79,4 @@ pub(super) fn finish_reason(reason: Option<&str>) -> FinishReason {
         Some("refusal") => FinishReason::Refused,
         _ => FinishReason::Other,
     }
-}
-
-/// Takes over what a usage object says. Its figures are totals so far, so later ones win; what it
-/// leaves out stays. `input_tokens` is without the cached ones.
-pub(super) fn merge_usage(usage: &mut Usage, reported: &Value) {
-    let number = |name: &str| reported.get(name).and_then(Value::as_u64);
-    usage.input_uncached = number("input_tokens").or(usage.input_uncached);
-    usage.cache_read = number("cache_read_input_tokens").or(usage.cache_read);
-    usage.cache_write = number("cache_creation_input_tokens").or(usage.cache_write);
-    usage.output = number("output_tokens").or(usage.output);
-    let reasoning =
-        reported.pointer("/output_tokens_details/thinking_tokens").and_then(Value::as_u64);
-    usage.output_reasoning = reasoning.or(usage.output_reasoning);
 }

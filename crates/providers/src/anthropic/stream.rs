@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::response::{Block, finish_reason, merge_usage};
-use crate::http::{Accumulate, WireError};
+use super::response::{Block, finish_reason};
+use crate::http::{Accumulate, WireFailure};
 use crate::model::{ModelAnswer, ModelDelta, ToolCall, Usage};
 use crate::sse::Event;
+use crate::wire::usage::merge_messages;
 
 /// More blocks than this in one answer are nonsense.
 const MAX_BLOCKS: usize = 4096;
@@ -51,7 +52,7 @@ struct Call {
 
 /// The answer so far.
 #[derive(Default)]
-pub(super) struct Accumulator {
+pub(crate) struct Accumulator {
     begun: bool,
     model: String,
     text: String,
@@ -64,12 +65,12 @@ pub(super) struct Accumulator {
 impl Accumulate for Accumulator {
     const TERMINATOR: &'static str = "message_stop";
 
-    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireError> {
+    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireFailure> {
         let json: Value = serde_json::from_str(&event.data)
-            .map_err(|error| WireError::malformed(format!("an event is not JSON: {error}")))?;
+            .map_err(|error| WireFailure::malformed(format!("an event is not JSON: {error}")))?;
         let kind = json.get("type").and_then(Value::as_str).or(event.name.as_deref());
         match kind.unwrap_or_default() {
-            "error" => return Err(WireError::in_stream(&json)),
+            "error" => return Err(WireFailure::in_stream(&json)),
             "message_start" => self.start(&json),
             "content_block_start" => return self.block_start(typed(json)?, out),
             "content_block_delta" => return self.block_delta(typed(json)?, out),
@@ -85,9 +86,10 @@ impl Accumulate for Accumulator {
     }
 }
 
-fn typed<T: serde::de::DeserializeOwned>(json: Value) -> Result<T, WireError> {
-    serde_json::from_value(json)
-        .map_err(|error| WireError::malformed(format!("an event is not as it should be: {error}")))
+fn typed<T: serde::de::DeserializeOwned>(json: Value) -> Result<T, WireFailure> {
+    serde_json::from_value(json).map_err(|error| {
+        WireFailure::malformed(format!("an event is not as it should be: {error}"))
+    })
 }
 
 impl Accumulator {
@@ -97,7 +99,7 @@ impl Accumulator {
             model.clone_into(&mut self.model);
         }
         if let Some(usage) = json.pointer("/message/usage") {
-            merge_usage(&mut self.usage, usage);
+            merge_messages(&mut self.usage, usage);
         }
     }
 
@@ -106,7 +108,7 @@ impl Accumulator {
             self.stop_reason = Some(reason.to_owned());
         }
         if let Some(usage) = json.get("usage") {
-            merge_usage(&mut self.usage, usage);
+            merge_messages(&mut self.usage, usage);
         }
     }
 
@@ -114,10 +116,10 @@ impl Accumulator {
         &mut self,
         start: BlockStart,
         out: &mut VecDeque<ModelDelta>,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), WireFailure> {
         if self.blocks.len() == MAX_BLOCKS {
             let what = format!("the answer has more than {MAX_BLOCKS} blocks");
-            return Err(WireError::malformed(what));
+            return Err(WireFailure::malformed(what));
         }
         let BlockStart { index, content_block: block } = start;
         let (open, delta) = match block.kind.as_str() {
@@ -130,7 +132,7 @@ impl Accumulator {
             }
             "tool_use" => {
                 let (Some(id), Some(name)) = (block.id, block.name) else {
-                    return Err(WireError::malformed("a tool call has no id or no name"));
+                    return Err(WireFailure::malformed("a tool call has no id or no name"));
                 };
                 let at = self.calls.len();
                 let delta = ModelDelta::ToolCall {
@@ -152,10 +154,10 @@ impl Accumulator {
         &mut self,
         delta: BlockDelta,
         out: &mut VecDeque<ModelDelta>,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), WireFailure> {
         let BlockDelta { index, delta } = delta;
         let open = self.blocks.get(&index).ok_or_else(|| {
-            WireError::malformed(format!("a delta for block {index}, which has not begun"))
+            WireFailure::malformed(format!("a delta for block {index}, which has not begun"))
         })?;
         out.push_back(match (open, delta.kind.as_str()) {
             (Open::Text, "text_delta") => {
@@ -173,12 +175,12 @@ impl Accumulator {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<ModelAnswer, WireError> {
+    fn finish(&mut self) -> Result<ModelAnswer, WireFailure> {
         if !self.begun {
-            return Err(WireError::malformed("`message_stop` without `message_start`"));
+            return Err(WireFailure::malformed("`message_stop` without `message_start`"));
         }
         let reason = self.stop_reason.take().ok_or_else(|| {
-            WireError::malformed("the stream said `message_stop` without a stop reason")
+            WireFailure::malformed("the stream said `message_stop` without a stop reason")
         })?;
         let call = |call: Call| ToolCall {
             id: call.id,
@@ -233,7 +235,7 @@ mod tests {
         let (mut parser, mut accumulator) = (Parser::default(), Accumulator::default());
         let (mut events, mut out) = (Vec::new(), VecDeque::new());
         for piece in pieces {
-            parser.feed(piece, &mut events).unwrap();
+            parser.feed(bytes::Bytes::copy_from_slice(piece), &mut events).unwrap();
         }
         for event in &events {
             accumulator.event(event, &mut out).unwrap();
@@ -259,5 +261,32 @@ mod tests {
             let done = matches!(read([head, b""]).back(), Some(ModelDelta::Done(_)));
             assert!(!done, "done after {cut} bytes");
         }
+    }
+
+    #[test]
+    fn p10_a_stream_tells_the_same_usage_as_a_whole_answer() {
+        let whole = r#"{"model": "m", "content": [], "stop_reason": "end_turn", "usage": {
+            "input_tokens": 6, "cache_read_input_tokens": 30940, "cache_creation_input_tokens": 900,
+            "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 800},
+            "output_tokens": 70}}"#;
+        // The start tells of the first round, the end of all of them.
+        let pieces = concat!(
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",",
+            "\"usage\":{\"input_tokens\":6,\"cache_read_input_tokens\":400,",
+            "\"cache_creation_input_tokens\":90,\"cache_creation\":{\"ephemeral_1h_input_tokens\":80},",
+            "\"output_tokens\":1}}}\n\n",
+            "event: message_delta\ndata: {\"type\":\"message_delta\",",
+            "\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"cache_read_input_tokens\":30940,",
+            "\"cache_creation_input_tokens\":900,\"cache_creation\":{\"ephemeral_1h_input_tokens\":800},",
+            "\"output_tokens\":70}}\n\n",
+            "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        );
+        let Some(ModelDelta::Done(streamed)) = read([pieces.as_bytes(), b""]).pop_back() else {
+            panic!("the answer has no end")
+        };
+        let usage = super::super::response::read(whole.as_bytes()).expect("an answer").usage;
+        assert_eq!(streamed.usage, usage);
+        assert_eq!(usage.cache_write_1h, Some(800));
+        assert_eq!(usage.input_total(), 31_846);
     }
 }

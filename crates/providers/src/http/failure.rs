@@ -4,23 +4,60 @@
 //! Anthropic 400 both for a bad field and for a conversation that is too long, and an error inside a
 //! stream has no status at all. So the provider's own code is looked at first, where it says more.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value;
-use steadfast_guard::ErrorClass;
+use steadfast_guard::{Classify, ErrorClass};
 
-/// An error before the model's name is put to it.
-#[derive(Debug)]
-pub(crate) struct WireError {
-    pub(crate) class: ErrorClass,
-    pub(crate) status: Option<u16>,
-    pub(crate) message: String,
-    pub(crate) retry_after: Option<Duration>,
+/// What went wrong on a wire, in the guard's words and in the provider's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireFailure {
+    /// What kind of thing it is.
+    pub class: ErrorClass,
+    /// The HTTP status, if there was one.
+    pub status: Option<u16>,
+    /// The provider's own type of error; empty if it gave none.
+    pub kind: String,
+    /// The provider's own code; empty if it gave none.
+    pub code: String,
+    /// What the provider said, or what happened on this side. Where it comes from an
+    /// [`Upstream`](crate::wire::Upstream), no secret is in it.
+    pub message: String,
+    /// How long the provider asked us to wait.
+    pub retry_after: Option<Duration>,
 }
 
-impl WireError {
-    pub(crate) fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, status: None, message: message.into(), retry_after: None }
+impl fmt::Display for WireFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.status.map_or(Ok(()), |status| write!(f, " (HTTP {status})"))
+    }
+}
+
+impl std::error::Error for WireFailure {}
+
+impl Classify for WireFailure {
+    fn class(&self) -> ErrorClass {
+        self.class
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl WireFailure {
+    /// A failure that no provider has told.
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            status: None,
+            kind: String::new(),
+            code: String::new(),
+            message: message.into(),
+            retry_after: None,
+        }
     }
 
     pub(crate) fn malformed(message: impl Into<String>) -> Self {
@@ -30,8 +67,8 @@ impl WireError {
     /// An error object inside a stream that began well.
     pub(crate) fn in_stream(body: &Value) -> Self {
         let said = Said::read(body);
-        let class = classify(None, &said);
-        Self::new(class, format!("failed within the stream: {}", said.text()))
+        let message = format!("failed within the stream: {}", said.text());
+        said.failure(None, message)
     }
 }
 
@@ -62,6 +99,12 @@ impl Said {
         Self { kind: field("type"), code: field("code"), message }
     }
 
+    fn failure(self, status: Option<u16>, message: String) -> WireFailure {
+        let class = classify(status, &self);
+        let (kind, code) = (self.kind, self.code);
+        WireFailure { class, status, kind, code, message, retry_after: None }
+    }
+
     fn text(&self) -> String {
         let label = if self.code.is_empty() { &self.kind } else { &self.code };
         match (label.is_empty(), self.message.is_empty()) {
@@ -74,7 +117,7 @@ impl Said {
 }
 
 /// The error for a response with a bad status.
-pub(super) fn from_status(status: u16, body: &[u8]) -> WireError {
+pub(crate) fn from_status(status: u16, body: &[u8]) -> WireFailure {
     let (said, message) = match serde_json::from_slice::<Value>(body) {
         Ok(json) if json.is_object() => {
             let said = Said::read(&json);
@@ -92,36 +135,54 @@ pub(super) fn from_status(status: u16, body: &[u8]) -> WireError {
     } else {
         message
     };
-    let class = classify(Some(status), &said);
-    WireError { class, status: Some(status), message, retry_after: None }
+    said.failure(Some(status), message)
 }
 
 /// The error for a plain JSON answer where a stream was asked for.
-pub(super) fn from_unstreamed(status: u16, body: &[u8]) -> WireError {
+pub(crate) fn from_unstreamed(status: u16, body: &[u8]) -> WireFailure {
     let mut error = match serde_json::from_slice::<Value>(body) {
         Ok(json) if json.get("error").is_some_and(|error| !error.is_null()) => {
             let said = Said::read(&json);
-            WireError::new(classify(None, &said), said.text())
+            let text = said.text();
+            said.failure(None, text)
         }
-        _ => WireError::malformed("asked for an event stream and got a plain JSON answer"),
+        _ => WireFailure::malformed("asked for an event stream and got a plain JSON answer"),
     };
     error.status = Some(status);
     error
 }
 
+/// Where a request was lost that got no response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// No connection could be opened.
+    Connecting,
+    /// The request could not be made.
+    Building,
+    /// The connection was there.
+    Waiting,
+}
+
 /// The error for a request that got no response head. `place` is where it went: scheme, host and port.
-pub(super) fn from_transport(place: &str, error: reqwest::Error) -> WireError {
-    let (class, what) = if error.is_connect() {
-        let what = format!("cannot connect to {place} (is it running, and is `base_url` right?)");
-        (ErrorClass::Connection, what)
-    } else if error.is_builder() {
-        (ErrorClass::Internal, "cannot build the request".to_owned())
-    } else {
+pub(crate) fn from_transport(
+    place: &str,
+    lost: Lost,
+    error: &dyn std::error::Error,
+) -> WireFailure {
+    let (class, what) = match lost {
+        Lost::Connecting => {
+            let what =
+                format!("cannot connect to {place} (is it running, and is `base_url` right?)");
+            (ErrorClass::Connection, what)
+        }
+        Lost::Building => (ErrorClass::Internal, "cannot build the request".to_owned()),
         // The request may have arrived. For a model that is a wasted answer and no harm, but it is
         // not a connection that was never there.
-        (ErrorClass::Server, "the connection was lost before an answer".to_owned())
+        Lost::Waiting => {
+            (ErrorClass::Server, "the connection was lost before an answer".to_owned())
+        }
     };
-    WireError::new(class, format!("{what}: {}", super::chain(&error.without_url())))
+    WireFailure::new(class, format!("{what}: {}", super::chain(error)))
 }
 
 fn classify(status: Option<u16>, said: &Said) -> ErrorClass {
@@ -255,7 +316,7 @@ mod tests {
             (r#"{"error":"boom"}"#, ErrorClass::Server),
             (r#"{"error":{"code":"context_length_exceeded"}}"#, ErrorClass::ContextTooLong),
         ] {
-            let error = WireError::in_stream(&serde_json::from_str(body).unwrap());
+            let error = WireFailure::in_stream(&serde_json::from_str(body).unwrap());
             assert_eq!(error.class, class, "{body}");
         }
     }

@@ -9,7 +9,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 /// Reads the wait from `retry-after-ms`, `x-ms-retry-after-ms` (Azure) or `retry-after` (seconds with a
 /// fraction, or an HTTP date), in this order. What is negative, not a number or not a date is
 /// passed over.
-pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let milliseconds = |name| text(name).and_then(|value| positive(value, 0.001));
     milliseconds("retry-after-ms").or_else(|| milliseconds("x-ms-retry-after-ms")).or_else(|| {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
-use super::{MAX_ANSWER_BYTES, Redactor, WireError, chain};
+use super::{MAX_ANSWER_BYTES, Redactor, WireFailure, chain};
 use crate::model::{ModelDelta, ModelError, ModelStream};
 use crate::sse::{Event, Parser};
 
@@ -16,7 +16,7 @@ pub(crate) trait Accumulate: Send + 'static {
     const TERMINATOR: &'static str;
 
     /// Takes one event. [`ModelDelta::Done`] is the last thing it pushes.
-    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireError>;
+    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireFailure>;
 }
 
 struct Driver<A> {
@@ -26,7 +26,7 @@ struct Driver<A> {
     read_bytes: usize,
     ready: VecDeque<ModelDelta>,
     /// Handed out after what is ready.
-    failure: Option<WireError>,
+    failure: Option<WireFailure>,
     ended: bool,
     redactor: Redactor,
 }
@@ -74,27 +74,27 @@ impl<A: Accumulate> Driver<A> {
         None
     }
 
-    fn take(&mut self, piece: Option<Result<Bytes, reqwest::Error>>) -> Result<(), WireError> {
+    fn take(&mut self, piece: Option<Result<Bytes, reqwest::Error>>) -> Result<(), WireFailure> {
         let end = A::TERMINATOR;
         let bytes = piece
-            .ok_or_else(|| WireError::malformed(format!("the stream ended without `{end}`")))?
+            .ok_or_else(|| WireFailure::malformed(format!("the stream ended without `{end}`")))?
             .map_err(|error| {
                 let why = chain(&error.without_url());
-                WireError::malformed(format!("the stream was cut before `{end}`: {why}"))
+                WireFailure::malformed(format!("the stream was cut before `{end}`: {why}"))
             })?;
         self.read_bytes += bytes.len();
         if self.read_bytes > MAX_ANSWER_BYTES {
             let what = format!("the stream is larger than {MAX_ANSWER_BYTES} bytes");
-            return Err(WireError::malformed(what));
+            return Err(WireFailure::malformed(what));
         }
         let mut events = Vec::new();
-        let parsed = self.parser.feed(&bytes, &mut events);
+        let parsed = self.parser.feed(bytes, &mut events);
         for event in &events {
             self.accumulator.event(event, &mut self.ready)?;
             if matches!(self.ready.back(), Some(ModelDelta::Done(_))) {
                 return Ok(());
             }
         }
-        parsed.map_err(|error| WireError::malformed(error.to_string()))
+        parsed.map_err(|error| WireFailure::malformed(error.to_string()))
     }
 }

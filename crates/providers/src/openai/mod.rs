@@ -1,8 +1,8 @@
 //! The OpenAI wire: Chat Completions, as OpenAI and everything compatible with it speak it.
 
 mod request;
-mod response;
-mod stream;
+pub(crate) mod response;
+pub(crate) mod stream;
 
 use async_trait::async_trait;
 

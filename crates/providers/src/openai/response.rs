@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::http::WireError;
-use crate::model::{FinishReason, ModelAnswer, ToolCall, Usage};
+use crate::http::WireFailure;
+use crate::model::{FinishReason, ModelAnswer, ServiceTier, ToolCall, Usage};
 
 #[derive(Deserialize)]
 struct Completion {
@@ -16,6 +16,8 @@ struct Completion {
     choices: Option<Vec<Choice>>,
     #[serde(default)]
     usage: Option<Value>,
+    #[serde(default)]
+    service_tier: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -52,20 +54,20 @@ struct AnswerFunction {
 }
 
 /// Reads a whole answer.
-pub(super) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireError> {
+pub(crate) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireFailure> {
     let json: Value = serde_json::from_slice(bytes)
-        .map_err(|error| WireError::malformed(format!("the answer is not JSON: {error}")))?;
+        .map_err(|error| WireFailure::malformed(format!("the answer is not JSON: {error}")))?;
     // Some gateways answer 200 with an error object.
     if json.get("error").is_some_and(|error| !error.is_null()) {
-        return Err(WireError::in_stream(&json));
+        return Err(WireFailure::in_stream(&json));
     }
     let completion: Completion = serde_json::from_value(json).map_err(|error| {
-        WireError::malformed(format!("the answer is not a completion: {error}"))
+        WireFailure::malformed(format!("the answer is not a completion: {error}"))
     })?;
     let choice = completion.choices.unwrap_or_default().into_iter().next();
     let (message, finish) = choice
         .and_then(|choice| Some((choice.message?, choice.finish_reason)))
-        .ok_or_else(|| WireError::malformed("the answer has no choice with a message"))?;
+        .ok_or_else(|| WireFailure::malformed("the answer has no choice with a message"))?;
     let id = completion.id.unwrap_or_default();
     let mut tool_calls = Vec::new();
     for (index, call) in message.tool_calls.unwrap_or_default().into_iter().enumerate() {
@@ -83,17 +85,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<ModelAnswer, WireError> {
         finish: finish_reason(finish.as_deref(), !tool_calls.is_empty(), refused),
         text: if refused && text.is_empty() { message.refusal.unwrap_or_default() } else { text },
         tool_calls,
-        usage: completion.usage.as_ref().map(usage).unwrap_or_default(),
+        usage: reported(completion.usage.as_ref(), completion.service_tier.as_deref()),
         model: completion.model.unwrap_or_default(),
     })
 }
 
 /// The call's own id; for a server that gives none, one that is unique as long as answers are.
-pub(super) fn call_id(id: Option<String>, answer_id: &str, index: usize) -> String {
+pub(crate) fn call_id(id: Option<String>, answer_id: &str, index: usize) -> String {
     id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("call_{answer_id}_{index}"))
 }
 
-pub(super) fn finish_reason(reason: Option<&str>, has_calls: bool, refused: bool) -> FinishReason {
+pub(crate) fn finish_reason(reason: Option<&str>, has_calls: bool, refused: bool) -> FinishReason {
     match reason {
         Some("content_filter") => FinishReason::Refused,
         Some("length") => FinishReason::Length,
@@ -105,18 +107,9 @@ pub(super) fn finish_reason(reason: Option<&str>, has_calls: bool, refused: bool
     }
 }
 
-/// The usage in disjoint buckets: `prompt_tokens` holds what was read from and written to the cache.
-pub(super) fn usage(usage: &Value) -> Usage {
-    let number = |path: &str| usage.pointer(path).and_then(Value::as_u64);
-    let cache_read = number("/prompt_tokens_details/cached_tokens");
-    let cache_write = number("/prompt_tokens_details/cache_write_tokens");
-    Usage {
-        input_uncached: number("/prompt_tokens").map(|all| {
-            all.saturating_sub(cache_read.unwrap_or(0)).saturating_sub(cache_write.unwrap_or(0))
-        }),
-        cache_read,
-        cache_write,
-        output: number("/completion_tokens"),
-        output_reasoning: number("/completion_tokens_details/reasoning_tokens"),
-    }
+/// The usage, with the tier that stands beside it.
+pub(crate) fn reported(usage: Option<&Value>, tier: Option<&str>) -> Usage {
+    let mut usage = usage.map(crate::wire::usage::chat).unwrap_or_default();
+    usage.service_tier = tier.and_then(ServiceTier::named).or(usage.service_tier);
+    usage
 }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::response::{call_id, finish_reason, usage};
-use crate::http::{Accumulate, WireError};
+use super::response::{call_id, finish_reason, reported};
+use crate::http::{Accumulate, WireFailure};
 use crate::model::{ModelAnswer, ModelDelta, ToolCall, Usage};
 use crate::sse::Event;
 
@@ -14,67 +14,105 @@ use crate::sse::Event;
 const MAX_TOOL_CALLS: usize = 1024;
 
 #[derive(Deserialize)]
-struct Chunk {
+pub(crate) struct Chunk {
     #[serde(default)]
-    id: Option<String>,
+    pub(crate) id: Option<String>,
     #[serde(default)]
-    model: Option<String>,
+    pub(crate) model: Option<String>,
     #[serde(default)]
-    choices: Option<Vec<ChunkChoice>>,
+    pub(crate) choices: Option<Vec<ChunkChoice>>,
     #[serde(default)]
-    usage: Option<Value>,
+    pub(crate) usage: Option<Value>,
+    #[serde(default)]
+    pub(crate) service_tier: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct ChunkChoice {
+pub(crate) struct ChunkChoice {
     #[serde(default)]
-    delta: Option<Delta>,
+    pub(crate) index: Option<u64>,
     #[serde(default)]
-    finish_reason: Option<String>,
+    pub(crate) delta: Option<Delta>,
+    #[serde(default)]
+    pub(crate) finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Delta {
+pub(crate) struct Delta {
     #[serde(default)]
-    content: Option<String>,
+    pub(crate) content: Option<String>,
     #[serde(default)]
-    refusal: Option<String>,
+    pub(crate) refusal: Option<String>,
     #[serde(default)]
-    tool_calls: Option<Vec<CallDelta>>,
+    pub(crate) tool_calls: Option<Vec<CallDelta>>,
 }
 
 #[derive(Deserialize)]
-struct CallDelta {
+pub(crate) struct CallDelta {
     #[serde(default)]
-    index: Option<u64>,
+    pub(crate) index: Option<u64>,
     #[serde(default)]
-    id: Option<String>,
+    pub(crate) id: Option<String>,
     #[serde(default)]
-    function: Option<FunctionDelta>,
+    pub(crate) function: Option<FunctionDelta>,
 }
 
 #[derive(Default, Deserialize)]
-struct FunctionDelta {
+pub(crate) struct FunctionDelta {
     #[serde(default)]
-    name: Option<String>,
+    pub(crate) name: Option<String>,
     #[serde(default)]
-    arguments: Option<String>,
+    pub(crate) arguments: Option<String>,
 }
 
-struct Call {
+/// How a stream tells its calls apart.
+#[derive(Debug)]
+pub(crate) struct CallKey {
     wire_index: Option<u64>,
-    id: Option<String>,
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Default)]
+struct Call {
     name: String,
     arguments: String,
 }
 
+/// The call that a piece belongs to. OpenAI numbers the calls; compatible servers may leave the number
+/// out or give every call the number 0, and then a different id begins another call.
+pub(crate) fn call_at(
+    keys: &mut Vec<CallKey>,
+    wire_index: Option<u64>,
+    id: Option<String>,
+) -> Result<usize, WireFailure> {
+    let found = keys.iter().rposition(|key| match (wire_index, &id) {
+        (Some(_), _) => key.wire_index == wire_index,
+        (None, Some(_)) => key.id == id,
+        (None, None) => true,
+    });
+    if let Some(at) = found {
+        let key = &mut keys[at];
+        if id.is_none() || key.id.is_none() || key.id == id {
+            key.id = key.id.take().or(id);
+            return Ok(at);
+        }
+    }
+    if keys.len() == MAX_TOOL_CALLS {
+        let what = format!("the answer calls more than {MAX_TOOL_CALLS} tools");
+        return Err(WireFailure::malformed(what));
+    }
+    keys.push(CallKey { wire_index, id });
+    Ok(keys.len() - 1)
+}
+
 /// The answer so far.
 #[derive(Default)]
-pub(super) struct Accumulator {
+pub(crate) struct Accumulator {
     id: String,
     model: String,
     text: String,
     refused: bool,
+    keys: Vec<CallKey>,
     calls: Vec<Call>,
     finish: Option<String>,
     usage: Usage,
@@ -83,7 +121,7 @@ pub(super) struct Accumulator {
 impl Accumulate for Accumulator {
     const TERMINATOR: &'static str = "[DONE]";
 
-    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireError> {
+    fn event(&mut self, event: &Event, out: &mut VecDeque<ModelDelta>) -> Result<(), WireFailure> {
         if event.data.trim() == "[DONE]" {
             out.push_back(ModelDelta::Done(Box::new(self.finish()?)));
             return Ok(());
@@ -93,20 +131,20 @@ impl Accumulate for Accumulator {
             return Ok(());
         }
         let json: Value = serde_json::from_str(&event.data)
-            .map_err(|error| WireError::malformed(format!("a chunk is not JSON: {error}")))?;
+            .map_err(|error| WireFailure::malformed(format!("a chunk is not JSON: {error}")))?;
         let has_error = json.get("error").is_some_and(|error| !error.is_null());
         if has_error || event.name.as_deref() == Some("error") {
-            return Err(WireError::in_stream(&json));
+            return Err(WireFailure::in_stream(&json));
         }
         let chunk: Chunk = serde_json::from_value(json).map_err(|error| {
-            WireError::malformed(format!("a chunk is not a completion chunk: {error}"))
+            WireFailure::malformed(format!("a chunk is not a completion chunk: {error}"))
         })?;
         self.chunk(chunk, out)
     }
 }
 
 impl Accumulator {
-    fn chunk(&mut self, chunk: Chunk, out: &mut VecDeque<ModelDelta>) -> Result<(), WireError> {
+    fn chunk(&mut self, chunk: Chunk, out: &mut VecDeque<ModelDelta>) -> Result<(), WireFailure> {
         let before = out.len();
         if let Some(id) = chunk.id.filter(|id| !id.is_empty()) {
             self.id = id;
@@ -114,8 +152,8 @@ impl Accumulator {
         if let Some(model) = chunk.model.filter(|model| !model.is_empty()) {
             self.model = model;
         }
-        if let Some(reported) = chunk.usage.as_ref().filter(|usage| usage.is_object()) {
-            self.usage = usage(reported);
+        if let Some(usage) = chunk.usage.as_ref().filter(|usage| usage.is_object()) {
+            self.usage = reported(Some(usage), chunk.service_tier.as_deref());
         }
         if let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) {
             if let Some(delta) = choice.delta {
@@ -129,7 +167,7 @@ impl Accumulator {
         Ok(())
     }
 
-    fn delta(&mut self, delta: Delta, out: &mut VecDeque<ModelDelta>) -> Result<(), WireError> {
+    fn delta(&mut self, delta: Delta, out: &mut VecDeque<ModelDelta>) -> Result<(), WireFailure> {
         if let Some(text) = delta.refusal.filter(|text| !text.is_empty()) {
             self.refused = true;
             self.text.push_str(&text);
@@ -143,7 +181,10 @@ impl Accumulator {
             let CallDelta { index: wire_index, id, function } = piece;
             let id = id.filter(|id| !id.is_empty());
             let FunctionDelta { name, arguments } = function.unwrap_or_default();
-            let index = self.call_for(wire_index, id)?;
+            let index = call_at(&mut self.keys, wire_index, id)?;
+            if index == self.calls.len() {
+                self.calls.push(Call::default());
+            }
             let call = &mut self.calls[index];
             let name = name.filter(|name| !name.is_empty() && call.name.is_empty());
             if let Some(name) = &name {
@@ -156,45 +197,18 @@ impl Accumulator {
         Ok(())
     }
 
-    /// The call that a piece belongs to. OpenAI numbers the calls; compatible servers may leave the
-    /// number out or give every call the number 0, and then a different id begins another call.
-    fn call_for(
-        &mut self,
-        wire_index: Option<u64>,
-        id: Option<String>,
-    ) -> Result<usize, WireError> {
-        let found = self.calls.iter().rposition(|call| match (wire_index, &id) {
-            (Some(_), _) => call.wire_index == wire_index,
-            (None, Some(_)) => call.id == id,
-            (None, None) => true,
-        });
-        if let Some(at) = found {
-            let call = &mut self.calls[at];
-            if id.is_none() || call.id.is_none() || call.id == id {
-                call.id = call.id.take().or(id);
-                return Ok(at);
-            }
-        }
-        if self.calls.len() == MAX_TOOL_CALLS {
-            let what = format!("the answer calls more than {MAX_TOOL_CALLS} tools");
-            return Err(WireError::malformed(what));
-        }
-        self.calls.push(Call { wire_index, id, name: String::new(), arguments: String::new() });
-        Ok(self.calls.len() - 1)
-    }
-
     /// The whole answer. Some gateways send `[DONE]` after their own upstream broke, so an answer
     /// that never said why it ended is not a whole one.
-    fn finish(&mut self) -> Result<ModelAnswer, WireError> {
+    fn finish(&mut self) -> Result<ModelAnswer, WireFailure> {
         let reason = self.finish.take().ok_or_else(|| {
-            WireError::malformed("the stream said `[DONE]` without a finish reason")
+            WireFailure::malformed("the stream said `[DONE]` without a finish reason")
         })?;
         let mut tool_calls = Vec::with_capacity(self.calls.len());
         for (index, call) in std::mem::take(&mut self.calls).into_iter().enumerate() {
             if call.name.is_empty() {
-                return Err(WireError::malformed(format!("tool call {index} has no name")));
+                return Err(WireFailure::malformed(format!("tool call {index} has no name")));
             }
-            let id = call_id(call.id, &self.id, index);
+            let id = call_id(self.keys[index].id.take(), &self.id, index);
             tool_calls.push(ToolCall { id, name: call.name, arguments: call.arguments });
         }
         Ok(ModelAnswer {
@@ -227,7 +241,7 @@ mod tests {
         let (mut parser, mut accumulator) = (Parser::default(), Accumulator::default());
         let (mut events, mut out) = (Vec::new(), VecDeque::new());
         for piece in pieces {
-            parser.feed(piece, &mut events).unwrap();
+            parser.feed(bytes::Bytes::copy_from_slice(piece), &mut events).unwrap();
         }
         for event in &events {
             accumulator.event(event, &mut out).unwrap();

@@ -51,6 +51,19 @@ pub enum FaultKind {
         /// How many chunks come first. A plain answer has two, and the last never comes.
         after_chunks: usize,
     },
+    /// The connection breaks within the answer, at this byte of its body.
+    CutBytes {
+        /// How many bytes come first. The last never comes.
+        after_bytes: usize,
+    },
+    /// The provider reports an error within the answer and ends the stream; a plain answer is the error,
+    /// with the status of a good one.
+    ErrorInStream {
+        /// How many chunks come first.
+        after_chunks: usize,
+    },
+    /// The head and the first chunk come at once, the others later.
+    SlowFirstToken(Duration),
     /// A chunk, or the plain answer, is not JSON.
     MalformedJson,
 }
@@ -63,6 +76,9 @@ impl FaultKind {
             Self::StallBeforeFirstByte => KindName::StallBeforeFirstByte,
             Self::StallMidStream { .. } => KindName::StallMidStream,
             Self::CutStream { .. } => KindName::CutStream,
+            Self::CutBytes { .. } => KindName::CutBytes,
+            Self::ErrorInStream { .. } => KindName::ErrorInStream,
+            Self::SlowFirstToken(_) => KindName::SlowFirstToken,
             Self::MalformedJson => KindName::MalformedJson,
         }
     }
@@ -81,6 +97,9 @@ enum KindName {
     StallBeforeFirstByte,
     StallMidStream,
     CutStream,
+    CutBytes,
+    ErrorInStream,
+    SlowFirstToken,
     MalformedJson,
 }
 
@@ -92,6 +111,9 @@ impl KindName {
             Self::StallBeforeFirstByte => "stall_before_first_byte",
             Self::StallMidStream => "stall_mid_stream",
             Self::CutStream => "cut_stream",
+            Self::CutBytes => "cut_bytes",
+            Self::ErrorInStream => "error_in_stream",
+            Self::SlowFirstToken => "slow_first_token",
             Self::MalformedJson => "malformed_json",
         }
     }
@@ -118,15 +140,20 @@ struct FaultTable {
     retry_after: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after_chunks: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after_bytes: Option<usize>,
 }
 
 impl FaultTable {
     fn kind(&self) -> Result<FaultKind, String> {
         let label = self.kind.label();
         let misplaced = |key: &str| Err(format!("`{key}` does not belong to kind `{label}`"));
-        let waits = matches!(self.kind, KindName::Latency);
+        let waits = matches!(self.kind, KindName::Latency | KindName::SlowFirstToken);
         let answers = matches!(self.kind, KindName::Status);
-        let begins = matches!(self.kind, KindName::StallMidStream | KindName::CutStream);
+        let begins = matches!(
+            self.kind,
+            KindName::StallMidStream | KindName::CutStream | KindName::ErrorInStream
+        );
         if self.ms.is_some() && !waits {
             return misplaced("ms");
         }
@@ -139,12 +166,15 @@ impl FaultTable {
         if self.after_chunks.is_some() && !begins {
             return misplaced("after_chunks");
         }
+        if self.after_bytes.is_some() && !matches!(self.kind, KindName::CutBytes) {
+            return misplaced("after_bytes");
+        }
         let needs = |key: &str| format!("kind `{label}` needs `{key}`");
         let after_chunks = || self.after_chunks.ok_or_else(|| needs("after_chunks"));
+        let wait = || self.ms.map(Duration::from_millis).ok_or_else(|| needs("ms"));
         Ok(match self.kind {
-            KindName::Latency => {
-                FaultKind::Latency(Duration::from_millis(self.ms.ok_or_else(|| needs("ms"))?))
-            }
+            KindName::Latency => FaultKind::Latency(wait()?),
+            KindName::SlowFirstToken => FaultKind::SlowFirstToken(wait()?),
             KindName::Status => {
                 let code = self.code.ok_or_else(|| needs("code"))?;
                 if !(400..600).contains(&code) {
@@ -159,6 +189,10 @@ impl FaultTable {
             KindName::StallBeforeFirstByte => FaultKind::StallBeforeFirstByte,
             KindName::StallMidStream => FaultKind::StallMidStream { after_chunks: after_chunks()? },
             KindName::CutStream => FaultKind::CutStream { after_chunks: after_chunks()? },
+            KindName::ErrorInStream => FaultKind::ErrorInStream { after_chunks: after_chunks()? },
+            KindName::CutBytes => FaultKind::CutBytes {
+                after_bytes: self.after_bytes.ok_or_else(|| needs("after_bytes"))?,
+            },
             KindName::MalformedJson => FaultKind::MalformedJson,
         })
     }
@@ -198,6 +232,7 @@ impl From<Fault> for FaultTable {
             code: None,
             retry_after: None,
             after_chunks: None,
+            after_bytes: None,
         };
         match fault.selector {
             FaultSelector::Request(number) => table.request = Some(number),
@@ -205,14 +240,19 @@ impl From<Fault> for FaultTable {
             FaultSelector::Step(step) => table.step = Some(step),
         }
         match fault.kind {
-            FaultKind::Latency(wait) => table.ms = u64::try_from(wait.as_millis()).ok(),
+            FaultKind::Latency(wait) | FaultKind::SlowFirstToken(wait) => {
+                table.ms = u64::try_from(wait.as_millis()).ok();
+            }
             FaultKind::Status { code, retry_after } => {
                 table.code = Some(code);
                 table.retry_after = retry_after;
             }
-            FaultKind::StallMidStream { after_chunks } | FaultKind::CutStream { after_chunks } => {
+            FaultKind::StallMidStream { after_chunks }
+            | FaultKind::CutStream { after_chunks }
+            | FaultKind::ErrorInStream { after_chunks } => {
                 table.after_chunks = Some(after_chunks);
             }
+            FaultKind::CutBytes { after_bytes } => table.after_bytes = Some(after_bytes),
             FaultKind::StallBeforeFirstByte | FaultKind::MalformedJson => {}
         }
         table
@@ -301,6 +341,10 @@ mod tests {
             (r#"{"request": 1, "kind": "status", "code": 200}"#, "`code`"),
             (r#"{"request": 1, "kind": "latency", "code": 500, "ms": 1}"#, "`code`"),
             (r#"{"request": 1, "kind": "cut_stream"}"#, "`after_chunks`"),
+            (r#"{"request": 1, "kind": "cut_bytes", "after_chunks": 1}"#, "`after_chunks`"),
+            (r#"{"request": 1, "kind": "cut_bytes"}"#, "`after_bytes`"),
+            (r#"{"request": 1, "kind": "slow_first_token"}"#, "`ms`"),
+            (r#"{"request": 1, "kind": "error_in_stream", "after_bytes": 1}"#, "`after_bytes`"),
             (
                 r#"{"request": 1, "kind": "status", "code": 500, "retry_after": -1}"#,
                 "`retry_after`",

@@ -8,9 +8,11 @@
 //!
 //! # Paths
 //!
-//! `POST /v1/chat/completions` and `POST /v1/messages`, plain and streaming; `GET /v1/models`;
-//! `GET /sim` (status), `GET /sim/requests` (the records), `POST /sim/faults` (a JSON list of faults
-//! that replaces the one in place).
+//! `POST /v1/chat/completions`, `POST /v1/responses` and `POST /v1/messages`, plain and streaming;
+//! `POST /v1/messages/count_tokens`, which counts what the script's step says; `POST /v1/embeddings`, with
+//! vectors that are near for texts that share words; `GET /v1/models` and `GET /v1/models/NAME`;
+//! `GET /sim` (status), `GET /sim/requests` (the records), `POST /sim/faults` (a JSON list of faults that
+//! replaces the one in place).
 //!
 //! # Scripts
 //!
@@ -53,7 +55,9 @@
 //! times = 1                           # default: 1, and without end for `every`
 //! kind = "status"                     # latency { ms } | status { code, retry_after } |
 //! code = 529                          # stall_before_first_byte | stall_mid_stream { after_chunks } |
-//! retry_after = 2                     # cut_stream { after_chunks } | malformed_json
+//! retry_after = 2                     # cut_stream { after_chunks } | cut_bytes { after_bytes } |
+//!                                     # error_in_stream { after_chunks } | slow_first_token { ms } |
+//!                                     # malformed_json
 //! ```
 //!
 //! The last assistant message decides. If it holds calls of the script, their results choose between
@@ -70,22 +74,25 @@
 
 mod anthropic;
 mod conversation;
+mod embeddings;
 mod fault;
 mod openai;
 #[cfg(test)]
 mod page;
 mod record;
 mod reply;
+mod responses;
 mod script;
 mod source;
 mod template;
+mod wires;
 
 use std::future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::map_response;
 use axum::response::Response;
@@ -103,12 +110,18 @@ use fault::Faults;
 use record::Records;
 use reply::Head;
 use script::{Refusal, Reply};
+use wires::Asked;
+
+use crate::wire::Wire;
 
 /// The header that every response carries, with the value `true`.
 pub const SIMULATED_HEADER: &str = "x-steadfast-simulated";
 
 /// The largest request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+
+/// What errors on demand say.
+const A_FAULT: &str = "a simulated fault";
 
 /// How the simulated provider is set up.
 #[derive(Clone, Debug, Default)]
@@ -151,20 +164,6 @@ struct Ledger {
     faults: Faults,
 }
 
-#[derive(Clone, Copy)]
-enum Wire {
-    OpenAi,
-    Anthropic,
-}
-
-/// A request, read.
-struct Asked {
-    model: String,
-    stream: bool,
-    with_usage: bool,
-    conversation: Conversation,
-}
-
 impl Sim {
     /// Prepares the provider and opens its journal; it listens to nothing yet.
     ///
@@ -183,7 +182,11 @@ impl Sim {
         Router::new()
             .route("/v1/chat/completions", post(chat_completions))
             .route("/v1/messages", post(messages))
+            .route("/v1/responses", post(responses_route))
+            .route("/v1/embeddings", post(embeddings_route))
+            .route("/v1/messages/count_tokens", post(count_tokens))
             .route("/v1/models", get(models))
+            .route("/v1/models/{*model}", get(model))
             .route("/sim", get(status))
             .route("/sim/requests", get(requests))
             .route("/sim/faults", post(replace_faults))
@@ -216,8 +219,9 @@ impl Sim {
     }
 
     async fn answer(&self, wire: Wire, headers: &HeaderMap, body: &[u8]) -> Response {
-        let asked = wire.read(body);
+        let asked = Asked::read(wire, body);
         let planned = match &asked {
+            Ok(Asked { inputs: Some(inputs), .. }) => (None, Ok(inputs.reply())),
             Ok(asked) => self.0.plan(&asked.conversation, body.len()),
             Err(problem) => (None, Err(Refusal { status: 400, message: problem.clone() })),
         };
@@ -225,14 +229,14 @@ impl Sim {
             Ok(recorded) => recorded,
             Err(error) => {
                 let message = format!("the simulated provider cannot write its journal: {error}");
-                return reply::json(500, &wire.error(500, &message));
+                return reply::json(500, &wires::error(wire, 500, &message));
             }
         };
         match &fault {
             Some(FaultKind::Latency(wait)) => tokio::time::sleep(*wait).await,
             Some(FaultKind::StallBeforeFirstByte) => future::pending().await,
             Some(FaultKind::Status { code, retry_after }) => {
-                let error = wire.error(*code, "a simulated fault");
+                let error = wires::error(wire, *code, A_FAULT);
                 return reply::json_with_wait(*code, &error, *retry_after);
             }
             _ => {}
@@ -241,13 +245,17 @@ impl Sim {
         let head = Head { number, created, model: self.0.model.clone() };
         match (asked, planned.1) {
             (Ok(asked), Ok(reply)) if asked.stream => {
-                reply::streamed(wire.events(&head, &reply, asked.with_usage), fault.as_ref())
+                let events = wires::events(wire, &head, &reply, asked.with_usage);
+                reply::streamed(events, fault.as_ref(), wires::error_event(wire, A_FAULT))
             }
-            (Ok(_), Ok(reply)) => reply::plain(&wire.plain(&head, &reply), fault.as_ref()),
+            (Ok(asked), Ok(reply)) => {
+                let answer = wires::plain(wire, &head, &reply, asked.inputs.as_ref());
+                reply::plain(&answer, fault.as_ref(), &wires::error(wire, 500, A_FAULT))
+            }
             (_, Err(refusal)) => {
-                reply::json(refusal.status, &wire.error(refusal.status, &refusal.message))
+                reply::json(refusal.status, &wires::error(wire, refusal.status, &refusal.message))
             }
-            (Err(problem), Ok(_)) => reply::json(400, &wire.error(400, &problem)),
+            (Err(problem), Ok(_)) => reply::json(400, &wires::error(wire, 400, &problem)),
         }
     }
 
@@ -265,7 +273,7 @@ impl Sim {
         let fault = state.faults.next(*step);
         state.records.keep(Record {
             number,
-            path: wire.path().to_owned(),
+            path: wires::path(wire).to_owned(),
             model: asked.map(|asked| asked.model.clone()).unwrap_or_default(),
             idempotency_key: key.map(|key| String::from_utf8_lossy(key).into_owned()),
             stream: asked.is_some_and(|asked| asked.stream),
@@ -290,71 +298,29 @@ impl Inner {
     }
 }
 
-impl Wire {
-    const fn path(self) -> &'static str {
-        match self {
-            Self::OpenAi => "/v1/chat/completions",
-            Self::Anthropic => "/v1/messages",
-        }
-    }
-
-    fn read(self, body: &[u8]) -> Result<Asked, String> {
-        let json: Value = serde_json::from_slice(body)
-            .map_err(|error| format!("the request is not JSON: {error}"))?;
-        let model = json.get("model").and_then(Value::as_str).ok_or("model: it is missing")?;
-        let messages = json.get("messages").and_then(Value::as_array);
-        let messages = messages.filter(|messages| !messages.is_empty());
-        let messages = messages.ok_or("messages: at least one is needed")?;
-        if matches!(self, Self::Anthropic) && json.get("max_tokens").is_none_or(|n| !n.is_u64()) {
-            return Err("max_tokens: it is missing or not a number".to_owned());
-        }
-        let conversation = match self {
-            Self::OpenAi => openai::conversation(messages)?,
-            Self::Anthropic => anthropic::conversation(messages)?,
-        };
-        let is = |pointer: &str| json.pointer(pointer).is_some_and(|value| value == true);
-        Ok(Asked {
-            model: model.to_owned(),
-            stream: is("/stream"),
-            with_usage: is("/stream_options/include_usage"),
-            conversation,
-        })
-    }
-
-    fn plain(self, head: &Head, reply: &Reply) -> Value {
-        match self {
-            Self::OpenAi => openai::plain(head, reply),
-            Self::Anthropic => anthropic::plain(head, reply),
-        }
-    }
-
-    fn events(self, head: &Head, reply: &Reply, with_usage: bool) -> Vec<String> {
-        match self {
-            Self::OpenAi => openai::events(head, reply, with_usage),
-            Self::Anthropic => anthropic::events(head, reply),
-        }
-    }
-
-    fn error(self, status: u16, message: &str) -> Value {
-        match self {
-            Self::OpenAi => openai::error(status, message),
-            Self::Anthropic => anthropic::error(status, message),
-        }
-    }
+async fn chat_completions(State(sim): State<Sim>, headers: HeaderMap, body: Bytes) -> Response {
+    sim.answer(Wire::Chat, &headers, &body).await
 }
 
-async fn chat_completions(State(sim): State<Sim>, headers: HeaderMap, body: Bytes) -> Response {
-    sim.answer(Wire::OpenAi, &headers, &body).await
+async fn responses_route(State(sim): State<Sim>, headers: HeaderMap, body: Bytes) -> Response {
+    sim.answer(Wire::Responses, &headers, &body).await
+}
+
+async fn embeddings_route(State(sim): State<Sim>, headers: HeaderMap, body: Bytes) -> Response {
+    sim.answer(Wire::Embeddings, &headers, &body).await
 }
 
 async fn messages(State(sim): State<Sim>, headers: HeaderMap, body: Bytes) -> Response {
-    sim.answer(Wire::Anthropic, &headers, &body).await
+    sim.answer(Wire::Messages, &headers, &body).await
+}
+
+async fn count_tokens(State(sim): State<Sim>, headers: HeaderMap, body: Bytes) -> Response {
+    sim.answer(Wire::CountTokens, &headers, &body).await
 }
 
 /// The one model, with the fields of both wires.
-async fn models(State(sim): State<Sim>) -> Response {
-    let model = sim.model();
-    let entry = json!({
+fn entry(model: &str) -> Value {
+    json!({
         "id": model,
         "object": "model",
         "created": 0,
@@ -362,15 +328,27 @@ async fn models(State(sim): State<Sim>) -> Response {
         "type": "model",
         "display_name": format!("{model} (simulated)"),
         "created_at": "1970-01-01T00:00:00Z",
-    });
+    })
+}
+
+async fn models(State(sim): State<Sim>) -> Response {
+    let model = sim.model();
     let list = json!({
         "object": "list",
-        "data": [entry],
+        "data": [entry(model)],
         "has_more": false,
         "first_id": model,
         "last_id": model,
     });
     reply::json(200, &list)
+}
+
+async fn model(State(sim): State<Sim>, Path(name): Path<String>) -> Response {
+    if name == sim.model() {
+        return reply::json(200, &entry(&name));
+    }
+    let message = format!("there is no model `{name}`; the only one is `{}`", sim.model());
+    reply::json(404, &wires::error(Wire::Chat, 404, &message))
 }
 
 async fn status(State(sim): State<Sim>) -> Response {

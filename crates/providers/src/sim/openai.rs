@@ -1,4 +1,4 @@
-//! The OpenAI wire from the other side: Chat Completions.
+//! Chat Completions from the other side.
 
 use serde_json::{Value, json};
 

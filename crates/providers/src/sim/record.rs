@@ -17,7 +17,7 @@ pub const MAX_RECORDS: usize = 10_000;
 pub struct Record {
     /// Counts the requests from 1, in order of arrival, since the server was made.
     pub number: u64,
-    /// The path that was asked: `/v1/chat/completions` or `/v1/messages`.
+    /// The path that was asked, such as `/v1/chat/completions`.
     pub path: String,
     /// The model that was asked for.
     pub model: String,

@@ -34,7 +34,9 @@ pub(super) fn text_of(content: Option<&Value>) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => {
             let text = |part: &Value| {
-                let is_text = part.get("type").is_none_or(|kind| kind == "text");
+                let kind =
+                    part.get("type").map_or("text", |kind| kind.as_str().unwrap_or_default());
+                let is_text = matches!(kind, "text" | "input_text" | "output_text");
                 is_text.then(|| part.get("text")?.as_str().map(str::to_owned)).flatten()
             };
             parts.iter().filter_map(text).collect::<Vec<_>>().join("\n")
@@ -77,28 +79,32 @@ pub(super) fn json_with_wait(status: u16, body: &Value, wait_seconds: Option<f64
     response
 }
 
+#[derive(Clone, Copy)]
 enum End {
     Whole,
     Stalled,
     Cut,
 }
 
-/// A plain answer, with its fault if it has one. Broken ones come in two chunks.
-pub(super) fn plain(answer: &Value, fault: Option<&FaultKind>) -> Response {
+/// A plain answer, with its fault if it has one. Broken ones come in two chunks. `error` is what the
+/// wire says instead of an answer.
+pub(super) fn plain(answer: &Value, fault: Option<&FaultKind>, error: &Value) -> Response {
     let text = answer.to_string();
     let middle = text.floor_char_boundary(text.len() / 2);
-    let body = match ending(fault) {
-        _ if matches!(fault, Some(FaultKind::MalformedJson)) => {
-            Body::from(text[..middle].to_owned())
-        }
-        (End::Whole, _) => Body::from(text),
-        broken => body(vec![text[..middle].to_owned(), text[middle..].to_owned()], broken),
+    let body = match fault {
+        Some(FaultKind::MalformedJson) => Body::from(text[..middle].to_owned()),
+        Some(FaultKind::ErrorInStream { .. }) => Body::from(error.to_string()),
+        _ => broken(vec![text[..middle].to_owned(), text[middle..].to_owned()], fault),
     };
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A streamed answer, with its fault if it has one.
-pub(super) fn streamed(mut events: Vec<String>, fault: Option<&FaultKind>) -> Response {
+/// A streamed answer, with its fault if it has one. `error` is the event that tells one.
+pub(super) fn streamed(
+    mut events: Vec<String>,
+    fault: Option<&FaultKind>,
+    error: String,
+) -> Response {
     if matches!(fault, Some(FaultKind::MalformedJson))
         && let Some(event) = events.get_mut(1)
     {
@@ -107,22 +113,37 @@ pub(super) fn streamed(mut events: Vec<String>, fault: Option<&FaultKind>) -> Re
             event.replace_range(end..=end, "");
         }
     }
-    let body = body(events, ending(fault));
+    if let Some(FaultKind::ErrorInStream { after_chunks }) = fault {
+        events.truncate(*after_chunks);
+        events.push(error);
+    }
+    let body = broken(events, fault);
     ([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")], body).into_response()
 }
 
-fn ending(fault: Option<&FaultKind>) -> (End, usize) {
-    match fault {
-        Some(FaultKind::StallMidStream { after_chunks }) => (End::Stalled, *after_chunks),
-        Some(FaultKind::CutStream { after_chunks }) => (End::Cut, *after_chunks),
-        _ => (End::Whole, usize::MAX),
-    }
-}
-
-/// The chunks, and the end. At least the last chunk of a broken answer is missing.
-fn body(mut chunks: Vec<String>, (end, after_chunks): (End, usize)) -> Body {
-    if !matches!(end, End::Whole) {
-        chunks.truncate(after_chunks.min(chunks.len().saturating_sub(1)));
+/// The chunks as the fault lets them through. At least the end of a broken answer is missing.
+fn broken(chunks: Vec<String>, fault: Option<&FaultKind>) -> Body {
+    let mut chunks: Vec<Bytes> = chunks.into_iter().map(Bytes::from).collect();
+    let (end, pause) = match fault {
+        Some(FaultKind::StallMidStream { after_chunks }) => {
+            chunks.truncate((*after_chunks).min(chunks.len().saturating_sub(1)));
+            (End::Stalled, None)
+        }
+        Some(FaultKind::CutStream { after_chunks }) => {
+            chunks.truncate((*after_chunks).min(chunks.len().saturating_sub(1)));
+            (End::Cut, None)
+        }
+        Some(FaultKind::CutBytes { after_bytes }) => {
+            let all = chunks.concat();
+            let kept = (*after_bytes).min(all.len().saturating_sub(1));
+            chunks = vec![Bytes::from(all).slice(..kept)];
+            (End::Cut, None)
+        }
+        Some(FaultKind::SlowFirstToken(wait)) => (End::Whole, Some(*wait)),
+        _ => (End::Whole, None),
+    };
+    if matches!(end, End::Whole) && pause.is_none() && chunks.len() <= 2 {
+        return Body::from(chunks.concat());
     }
     let tail: BoxStream<'static, io::Result<Bytes>> = match end {
         End::Whole => stream::empty().boxed(),
@@ -135,7 +156,12 @@ fn body(mut chunks: Vec<String>, (end, after_chunks): (End, usize)) -> Body {
         })
         .boxed(),
     };
-    let head = stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk))));
+    let head = stream::iter(chunks.into_iter().enumerate()).then(move |(at, chunk)| async move {
+        if let Some(wait) = pause.filter(|_| at == 1) {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(chunk)
+    });
     Body::from_stream(head.chain(tail))
 }
 

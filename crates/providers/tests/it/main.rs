@@ -6,3 +6,4 @@ mod mcp;
 mod openai;
 mod process;
 mod sim;
+mod wire;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::lease::Lease;
+use crate::ledger::{Cashier, Payer};
 
 pub(crate) use self::model::{Answered, Unanswered, ask_model};
 pub(crate) use self::tool::{OUTCOME_UNKNOWN, ToolRequest, ToolResult, not_run, run_tool};
@@ -22,9 +23,10 @@ pub(crate) use self::tool::{OUTCOME_UNKNOWN, ToolRequest, ToolResult, not_run, r
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Whose call it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Caller<'a> {
-    pub(crate) tenant: &'a str,
+    pub(crate) payer: &'a Payer,
+    pub(crate) cashier: &'a Cashier,
     /// The run's: higher goes first, 0 is normal.
     pub(crate) priority: i32,
     /// What the run was claimed by: without it nothing is sent.
@@ -40,7 +42,7 @@ impl Caller<'_> {
         };
         CallContext::new(effect)
             .with_deadline(deadline)
-            .with_tenant(self.tenant)
+            .with_tenant(&self.payer.tenant)
             .with_priority(priority)
     }
 }

@@ -10,12 +10,14 @@ use steadfast_providers::model::{
     FinishReason, Message, ModelAnswer, ModelDelta, ModelError, ModelRequest, Usage,
 };
 use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use super::{Caller, GRACE, Trouble, chain, log_failure, millis, told};
 use crate::agent::shorten;
 use crate::catalog::{Catalog, ModelEntry};
 use crate::event::Degraded;
 use crate::fallback::FallbackRule;
+use crate::ledger::{NotReserved, Purchase};
 
 /// A model's answer and how it came about.
 pub(crate) struct Answered {
@@ -32,11 +34,60 @@ pub(crate) struct Unanswered {
     pub(crate) detail: String,
     /// After so long it may be asked again: the run can wait for that, holding nothing.
     pub(crate) quiet: Option<Duration>,
+    /// There was no room for it in a budget.
+    pub(crate) over_budget: bool,
 }
 
-impl From<&CallError<ModelError>> for Unanswered {
-    fn from(error: &CallError<ModelError>) -> Self {
-        Self { class: error.class(), detail: chain(error), quiet: quiet(error) }
+/// Why one way gave no answer.
+#[derive(Debug)]
+enum Failed {
+    /// It was not asked, because nothing could be reserved for it.
+    Unpaid(NotReserved),
+    Call(CallError<ModelError>),
+}
+
+impl Failed {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Unpaid(NotReserved::Store(_)) => ErrorClass::Unavailable,
+            Self::Unpaid(NotReserved::OverBudget(_)) => ErrorClass::QuotaExhausted,
+            Self::Unpaid(NotReserved::UnknownPrice(_) | NotReserved::TooLarge { .. }) => {
+                ErrorClass::InvalidRequest
+            }
+            Self::Call(error) => error.class(),
+        }
+    }
+
+    fn quiet(&self) -> Option<Duration> {
+        match self {
+            Self::Unpaid(NotReserved::Store(_)) => Some(QUEUE_PAUSE),
+            Self::Unpaid(_) => None,
+            Self::Call(error) => quiet(error),
+        }
+    }
+
+    const fn is_over_budget(&self) -> bool {
+        matches!(self, Self::Unpaid(NotReserved::OverBudget(_)))
+    }
+}
+
+impl From<&Failed> for Trouble {
+    fn from(failed: &Failed) -> Self {
+        match failed {
+            Failed::Unpaid(error) => Self::ahead(failed.class(), chain(error)),
+            Failed::Call(error) => Self::from(error),
+        }
+    }
+}
+
+impl From<&Failed> for Unanswered {
+    fn from(failed: &Failed) -> Self {
+        Self {
+            class: failed.class(),
+            detail: Trouble::from(failed).text,
+            quiet: failed.quiet(),
+            over_budget: failed.is_over_budget(),
+        }
     }
 }
 
@@ -82,16 +133,24 @@ struct Tried {
     /// The shortest time after which a way may be asked again.
     quiet: Mutex<Option<Duration>>,
     attempts: Mutex<u32>,
+    /// Ways that budgets had no room for, and all that gave no answer.
+    over_budget: Mutex<(u32, u32)>,
 }
 
 impl Tried {
-    fn note(&self, error: &CallError<ModelError>) -> Trouble {
-        if let Some(wait) = quiet(error) {
+    fn note(&self, error: &Failed) -> Trouble {
+        {
+            let mut over_budget = self.over_budget.lock();
+            over_budget.0 += u32::from(error.is_over_budget());
+            over_budget.1 += 1;
+        }
+        if let Some(wait) = error.quiet() {
             let mut shortest = self.quiet.lock();
             *shortest = Some(shortest.map_or(wait, |known| known.min(wait)));
         }
-        *self.attempts.lock() += error.attempts();
-        Trouble::from(error)
+        let trouble = Trouble::from(error);
+        *self.attempts.lock() += trouble.attempts;
+        trouble
     }
 
     fn judge(&self, rule: &FallbackRule, given: &Given) -> Result<(), String> {
@@ -160,7 +219,13 @@ fn unanswered(nothing: &NoAnswer<'_>, tried: &Tried) -> Unanswered {
     let classes = nothing.skipped.iter().rev().filter_map(|skipped| skipped.class);
     // An answer that does not count is, for the run, a dependency that answers nonsense.
     let class = classes.into_iter().next().unwrap_or(ErrorClass::Malformed);
-    Unanswered { class, detail: nothing.to_string(), quiet: *tried.quiet.lock() }
+    let (over_budget, failed) = *tried.over_budget.lock();
+    Unanswered {
+        class,
+        detail: nothing.to_string(),
+        quiet: *tried.quiet.lock(),
+        over_budget: over_budget > 0 && over_budget == failed,
+    }
 }
 
 /// Asks the model itself, with a shorter conversation if it is too long and the rule says so.
@@ -191,14 +256,77 @@ async fn ask(
     request: &ModelRequest,
     caller: Caller<'_>,
     deadline: Instant,
-) -> Result<Given, CallError<ModelError>> {
-    let asked = ask_guarded(entry, request, caller, deadline).await;
-    asked.inspect_err(|error| log_failure(&entry.guard, error))
+) -> Result<Given, Failed> {
+    let asked = ask_paid(entry, request, caller, deadline).await;
+    asked.inspect_err(|failed| match failed {
+        Failed::Call(error) => log_failure(&entry.guard, error),
+        Failed::Unpaid(error) => {
+            debug!(dependency = entry.guard.name(), error = chain(error), "not asked");
+        }
+    })
+}
+
+/// Reserves for the call, makes it, and charges it. Dropped, it is charged as far as it went.
+async fn ask_paid(
+    entry: &ModelEntry,
+    request: &ModelRequest,
+    caller: Caller<'_>,
+    deadline: Instant,
+) -> Result<Given, Failed> {
+    let model = entry.model.as_ref();
+    let (provider, name) = model.name().split_once('/').unwrap_or_else(|| ("", model.name()));
+    let input_tokens = model.count_tokens(request).tokens;
+    let purchase = Purchase {
+        payer: caller.payer,
+        provider,
+        model: name,
+        input_tokens,
+        output_max: request.max_output_tokens.map(u64::from),
+        long_cache: false,
+        audio: false,
+        service: None,
+        simulated: model.simulated(),
+        within: deadline.saturating_duration_since(Instant::now()),
+    };
+    let mut reservation = caller.cashier.reserve(purchase).await.map_err(Failed::Unpaid)?;
+    for nearing in reservation.nearing() {
+        warn!("{nearing}");
+    }
+    let capped;
+    let request = match reservation.cap() {
+        None => request,
+        Some(cap) => {
+            let max_output_tokens = Some(u32::try_from(cap).unwrap_or(u32::MAX));
+            capped = ModelRequest { max_output_tokens, ..request.clone() };
+            &capped
+        }
+    };
+    reservation.sent();
+    match ask_guarded(entry, request, input_tokens, caller, deadline).await {
+        Ok(given) => {
+            reservation.settle(&given.answer.model, given.answer.usage, false);
+            Ok(given)
+        }
+        Err(error) => {
+            // Who answers with an error does not charge. Who gives no answer in time may.
+            if !may_be_billed(&error) {
+                reservation.release();
+            }
+            Err(Failed::Call(error))
+        }
+    }
+}
+
+/// Whether a call without an answer may have been paid for all the same.
+fn may_be_billed(error: &CallError<ModelError>) -> bool {
+    let cut = matches!(error, CallError::TimedOut { .. } | CallError::Cut { .. });
+    error.attempts() > 0 && (cut || error.class() == ErrorClass::Malformed)
 }
 
 async fn ask_guarded(
     entry: &ModelEntry,
     request: &ModelRequest,
+    input_tokens: u64,
     caller: Caller<'_>,
     deadline: Instant,
 ) -> Result<Given, CallError<ModelError>> {
@@ -206,8 +334,7 @@ async fn ask_guarded(
     let mut context = caller.context(Effect::Read, deadline);
     if entry.guard.policy().rate.tokens_per_minute.is_some() {
         // What goes in is counted; what comes out is at most what was asked for.
-        let input = model.count_tokens(request).tokens;
-        context.tokens = input + u64::from(request.max_output_tokens.unwrap_or(0));
+        context.tokens = input_tokens + u64::from(request.max_output_tokens.unwrap_or(0));
     }
     let cost = |answer: &ModelAnswer| answer.usage.total();
     let lease = caller.lease;

@@ -123,12 +123,12 @@ impl Reach<'_> {
         let spec = self.entry.tool.spec();
         let known = canonical(self.arguments);
         let kept = self.entry.last_good.as_ref();
-        let kept = kept.and_then(|kept| kept.recall(self.caller.tenant, &known));
+        let kept = kept.and_then(|kept| kept.recall(&self.caller.payer.tenant, &known));
         let label = kept.as_ref().map(|(_, age)| format!("cached result, {} old", short(*age)));
         let mut ways = Fallback::new().way(&spec.definition.name, async {
             let reached = self.tool(catalog).await.map_err(count)?;
             if let (Some(last_good), false) = (&self.entry.last_good, reached.output.is_error) {
-                last_good.keep(self.caller.tenant, &known, &reached.output.content);
+                last_good.keep(&self.caller.payer.tenant, &known, &reached.output.content);
             }
             Ok::<_, Trouble>(reached)
         });

@@ -2,7 +2,8 @@
 
 use steadfast_guard::Effect;
 
-use super::{Catalog, CatalogBuilder, misplaced};
+use super::{Catalog, CatalogBuilder, misconfigured, misplaced};
+use crate::agent::AgentSpec;
 use crate::error::RuntimeError;
 use crate::unknown;
 
@@ -56,6 +57,44 @@ impl CatalogBuilder {
                 None => format!("there is no tool `{check}`; there are: {names}"),
             };
             return Err(misplaced(format!("expensive.{tool}.pre_check_tool"), problem));
+        }
+        Ok(())
+    }
+}
+
+impl Catalog {
+    /// Checks that an agent has what it names.
+    pub(super) fn check_agent(&self, name: &str, spec: &AgentSpec) -> Result<(), RuntimeError> {
+        if !self.models.contains_key(&spec.model) {
+            let known: Vec<_> = self.models.keys().cloned().collect();
+            return Err(misconfigured(format!(
+                "agent `{name}` uses model `{}`, which is not configured; there are: {}",
+                spec.model,
+                known.join(", ")
+            )));
+        }
+        for pattern in spec.tools.iter().filter(|pattern| !pattern.ends_with('*')) {
+            if !self.tools.contains_key(pattern) && !self.memory.contains_key(pattern) {
+                let known: Vec<_> = self.tools.keys().chain(self.memory.keys()).cloned().collect();
+                return Err(misconfigured(format!(
+                    "agent `{name}` uses tool `{pattern}`, which is not configured; there are: {}",
+                    known.join(", ")
+                )));
+            }
+        }
+        let mut critical = spec.critical_tools.iter();
+        if let Some(pattern) = critical.find(|pattern| {
+            !self.tools.keys().any(|tool| {
+                spec.allows(tool) && crate::agent::names(std::slice::from_ref(pattern), tool)
+            })
+        }) {
+            let problem = format!("`{pattern}` is none of the tools that the agent may call");
+            return Err(misplaced(format!("agents.{name}.critical_tools"), problem));
+        }
+        if spec.max_iterations == 0 {
+            return Err(misconfigured(format!(
+                "agent `{name}`: `max_iterations` is 0; use 1 or more"
+            )));
         }
         Ok(())
     }

@@ -216,6 +216,7 @@ const fn class_of(stop: StopReason) -> ErrorClass {
         StopReason::Timeout { .. } => ErrorClass::Timeout,
         StopReason::Refused => ErrorClass::Refused,
         StopReason::Context => ErrorClass::ContextTooLong,
+        StopReason::Budget => ErrorClass::QuotaExhausted,
         StopReason::IterationLimit | StopReason::OutputLimit => ErrorClass::InvalidRequest,
     }
 }

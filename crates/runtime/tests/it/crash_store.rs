@@ -11,10 +11,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use steadfast_store::{
-    Append, Appended, Archive, BlobHash, Caps, Catalog, Checkpoint, Created, Dump, Fact,
-    FactFilter, FactName, FactWrite, Facts, Journal, KeyClaim, KeySettlement, KeyStanding, Keys,
-    Leases, Letter, Mail, Mailbox, MemoryStore, NewRun, NodeId, Page, Prune, Pruned, Restore,
-    RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp, Upkeep,
+    Account, AccountFilter, Append, Appended, Archive, Balance, BlobHash, Caps, Catalog,
+    Checkpoint, Created, Dump, Entry, EntryFilter, Fact, FactFilter, FactName, FactWrite, Facts,
+    Held, Hold, Journal, KeyClaim, KeySettlement, KeyStanding, Keys, Leases, Ledger, Letter, Mail,
+    Mailbox, MemoryStore, NewRun, NodeId, Page, Prune, Pruned, Restore, RunFilter, RunHead, RunId,
+    Sent, Settled, Settlement, Store, StoreError, StoredEvent, Timestamp, Upkeep,
 };
 use tokio::sync::Notify;
 use tokio::time::advance;
@@ -287,6 +288,43 @@ impl Keys for CrashStore {
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
         let _still = self.present()?;
         self.inner.purge_keys(limit).await
+    }
+}
+
+#[async_trait]
+impl Ledger for CrashStore {
+    async fn hold(&self, holds: Vec<Hold>) -> Result<Vec<Held>, StoreError> {
+        self.write(self.inner.hold(holds)).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, StoreError> {
+        self.present()?;
+        self.inner.settle(settlements).await
+    }
+
+    async fn expire_holds(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.present()?;
+        self.inner.expire_holds(limit).await
+    }
+
+    async fn balances(&self, accounts: Vec<Account>) -> Result<Vec<Balance>, StoreError> {
+        self.present()?;
+        self.inner.balances(accounts).await
+    }
+
+    async fn accounts(&self, filter: AccountFilter) -> Result<Vec<Balance>, StoreError> {
+        self.present()?;
+        self.inner.accounts(filter).await
+    }
+
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, StoreError> {
+        self.present()?;
+        self.inner.entries(filter).await
+    }
+
+    async fn prune_ledger(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.present()?;
+        self.inner.prune_ledger(before, limit).await
     }
 }
 

@@ -17,12 +17,14 @@ mod error_recovery;
 mod examples;
 mod guarantees;
 mod kept;
+mod keys;
 mod labels;
 mod late_letters;
 mod memory;
 mod once;
 mod outside;
 mod pause;
+mod paying;
 mod postgres;
 #[path = "../../../store/tests/it/postgres_server.rs"]
 mod postgres_server;

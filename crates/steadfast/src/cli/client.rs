@@ -82,6 +82,14 @@ impl Client {
         read(self.send(self.http.put(url).json(body)).await?).await
     }
 
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<Answer<T>> {
+        read(self.send(self.request(Method::PATCH, path).json(body)).await?).await
+    }
+
     pub(super) async fn delete(
         &self,
         path: &str,

@@ -5,6 +5,7 @@ mod client;
 mod facts;
 mod guards;
 mod init;
+mod keys;
 mod local;
 mod output;
 mod ps;
@@ -32,7 +33,7 @@ struct Cli {
     /// The configuration file.
     #[arg(long, short, global = true, env = "STEADFAST_CONFIG")]
     config: Option<PathBuf>,
-    /// The server that the commands on runs, facts, schedules and guards talk to.
+    /// The server that the commands on runs, facts, keys, schedules and guards talk to.
     #[arg(long, global = true, env = "STEADFAST_SERVER", default_value = "http://127.0.0.1:7420")]
     server: String,
     /// How data is printed.
@@ -42,7 +43,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such run or agent, \
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such run, agent or key, \
     4 refused, 5 cancelled or timed out, 64 unusable configuration, 141 nobody reads the output.";
 
 /// How data is printed.
@@ -201,6 +202,13 @@ enum Command {
         #[command(subcommand)]
         action: facts::FactAction,
     },
+    /// Look after the access keys: who may call, for whom, and until when.
+    Keys {
+        #[command(flatten)]
+        place: keys::Where,
+        #[command(subcommand)]
+        action: keys::KeyAction,
+    },
     /// Serve a simulated model provider from a script (OpenAI and Anthropic wire formats).
     #[command(after_help = serve::SCRIPTS)]
     Sim {
@@ -351,9 +359,15 @@ fn code_of(error: &anyhow::Error) -> u8 {
         Some(
             RuntimeError::UnknownAgent { .. }
             | RuntimeError::UnknownSchedule { .. }
+            | RuntimeError::UnknownKey { .. }
             | RuntimeError::UnknownRun { .. },
         ) => Exit::NotFound,
-        Some(RuntimeError::WrongState { .. } | RuntimeError::KeyConflict { .. }) => Exit::Refused,
+        Some(
+            RuntimeError::WrongState { .. }
+            | RuntimeError::KeyConflict { .. }
+            | RuntimeError::KeyRevoked { .. }
+            | RuntimeError::KeyRotated { .. },
+        ) => Exit::Refused,
         _ => Exit::Failed,
     };
     exit.code()
@@ -380,6 +394,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Guards { action } => guards::guards(&client()?, action, output).await,
         Command::Schedules { action } => schedules::schedules(&client()?, action, output).await,
         Command::Facts { whose, action } => facts::facts(&client()?, &whose, action, output).await,
+        Command::Keys { place, action } => {
+            keys::keys(client, place, config.as_deref(), action, output).await
+        }
         Command::Show { run } => remote::show(&client()?, run, output).await,
         Command::Watch { run } => watch::watch(&client()?, run, output).await,
         Command::Cancel { run, reason } => remote::cancel(&client()?, run, reason, output).await,

@@ -85,7 +85,8 @@ impl Serving {
         let stop = CancellationToken::new();
         let reload = Reload::new(config, node.runtime.clone());
         let problem = reload.as_ref().map(Reload::problem).unwrap_or_default();
-        let state = ServerState::new(node.runtime.clone(), node.simulated(), problem);
+        let state =
+            ServerState::new(node.runtime.clone(), node.simulated(), problem, config.gateway);
         let router = server::router(state);
         let (stopped, token) = (stop.clone().cancelled_owned(), stop.clone());
         #[expect(clippy::disallowed_methods, reason = "owned here; `stop` waits for it")]
@@ -179,6 +180,9 @@ pub(super) async fn check(file: Option<&Path>, format: Output) -> anyhow::Result
     let guards: Vec<String> =
         assembly.catalog.guards().map(|guard| guard.name().to_owned()).collect();
     assembly.services.shutdown().await;
+    for warning in config.price_table()?.1 {
+        output::talk(&format!("warning: {warning}"));
+    }
     match format {
         Output::Json => output::json(&json!({ "ok": true, "agents": agents, "guards": guards }))?,
         Output::Text => output::data(&format!(

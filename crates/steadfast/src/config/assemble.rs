@@ -9,16 +9,18 @@ use steadfast_providers::builtin::{
     CommandOptions, CommandTool, FileLimits, HttpGet, HttpGetOptions, ListFiles, ReadFile,
     ReportProgress, Root, RunCommand, RunCommandOptions, WriteFile,
 };
-use steadfast_providers::http::{Client, ModelOptions};
+use steadfast_providers::http::{Client, ModelOptions, OptionsError};
 use steadfast_providers::mcp::{McpServer, McpServerConfig, parse_mcp_servers};
 use steadfast_providers::model::Model;
 use steadfast_providers::openai::ChatModel;
 use steadfast_providers::process::ProcessOwner;
 use steadfast_providers::tool::Tool;
+use steadfast_providers::wire::{PoolLimits, Upstreams};
 use steadfast_runtime::{Catalog, CatalogBuilder, RuntimeError};
 
 use tracing::warn;
 
+use super::deployments::deployment;
 use super::place::nearest;
 use super::sections::Wire;
 use super::{Config, ConfigError, ModelSection, ToolSection, environment, secret};
@@ -54,6 +56,9 @@ pub(crate) async fn assemble(
     owner: &ProcessOwner,
 ) -> Result<Assembly, ConfigError> {
     let assembled = async {
+        for warning in config.price_table()?.1 {
+            warn!("{warning}");
+        }
         let mut parts = Parts::gather(config, owner).await?;
         let (builder, mcp_servers) = add_mcp_servers(config, owner, parts.builder).await?;
         parts.builder = builder;
@@ -91,6 +96,8 @@ struct Parts {
 impl Parts {
     async fn gather(config: &Config, owner: &ProcessOwner) -> Result<Self, ConfigError> {
         let client = Client::new().map_err(|error| unfit(error.to_string()))?;
+        let upstreams = Upstreams::new(PoolLimits::default());
+        let upstreams = upstreams.map_err(|error| unfit(error.to_string()))?;
         let mut simulated = Vec::new();
         let mut builder = Catalog::builder();
         for (name, section) in &config.models {
@@ -107,9 +114,10 @@ impl Parts {
                     (options, Wire::OpenAi)
                 }
             };
-            let model = client_for(&client, wire, options, section)
-                .map_err(|error| unusable(&place, error.to_string()))?;
-            builder = builder.model(name, model, section.stream);
+            let unused = |error: OptionsError| unusable(&place, error.to_string());
+            let deployment = deployment(&upstreams, wire, &options, section).map_err(unused)?;
+            let model = client_for(&client, wire, options, section).map_err(unused)?;
+            builder = builder.model(name, model, section.stream).deployment(name, deployment);
             if let Some(quota) = &section.quota {
                 builder = builder.quota(name, quota);
             }
@@ -277,7 +285,7 @@ fn client_for(
     wire: Wire,
     mut options: ModelOptions,
     section: &ModelSection,
-) -> Result<Arc<dyn Model>, steadfast_providers::http::OptionsError> {
+) -> Result<Arc<dyn Model>, OptionsError> {
     options.max_output_tokens = section.max_output_tokens;
     Ok(match wire {
         Wire::OpenAi => Arc::new(ChatModel::new(client, options)?),

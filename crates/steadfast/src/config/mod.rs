@@ -2,6 +2,8 @@
 //! name and place. The only module that reads the environment.
 
 mod assemble;
+mod budgets;
+mod deployments;
 mod place;
 mod schedules;
 mod sections;
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Policy;
+use steadfast_runtime::ledger::BudgetRule;
+use steadfast_runtime::prices::PriceRules;
 use steadfast_runtime::{
     AgentSpec, Compensation, ExpenseRule, FallbackRule, KeyRule, PolicyRules, ProblemRules,
     UnknownRule,
@@ -21,10 +25,12 @@ use steadfast_runtime::{
 use steadfast_store::Caps;
 
 pub(crate) use assemble::{Assembly, Services, assemble, check_policies, verify};
-pub(crate) use sections::{AgentSection, LogFormat, ModelSection, ProviderSection, ToolSection};
+pub(crate) use sections::{
+    AgentSection, GatewaySection, LogFormat, ModelSection, ProviderSection, ToolSection,
+};
 use sections::{
-    CapsSection, ChaosSection, LogSection, RetentionSection, RuntimeSection, ScheduleSection,
-    ServerSection, StoreSection,
+    CapsSection, ChaosSection, LedgerSection, LogSection, RetentionSection, RuntimeSection,
+    ScheduleSection, ServerSection, StoreSection,
 };
 pub(crate) use store::StorePlace;
 
@@ -76,6 +82,14 @@ pub(crate) struct Config {
     pub(crate) compensate: BTreeMap<String, Compensation>,
     /// What is done about a call that may or may not have taken effect, by the tool's name.
     pub(crate) unknown: BTreeMap<String, UnknownRule>,
+    /// How much tokens and money may be used, by whom, in which time.
+    pub(crate) budget: Vec<BudgetRule>,
+    /// How models are served to programs.
+    pub(crate) gateway: GatewaySection,
+    /// How budgets are kept.
+    pub(crate) ledger: LedgerSection,
+    /// What models cost, over the table of this release.
+    pub(crate) prices: PriceRules,
     /// The policies as they are written: what a table does not say, it inherits.
     #[serde(skip)]
     layers: Layers,
@@ -179,7 +193,14 @@ impl Config {
                 problem: "it is 0: nothing else would be done; use `1s` or more".to_owned(),
             });
         }
+        if self.gateway.keep_alive.is_zero() {
+            return Err(ConfigError::Unusable {
+                place: "gateway.keep_alive".to_owned(),
+                problem: "it is 0: nothing else would be sent; use `1s` or more".to_owned(),
+            });
+        }
         self.check_caps()?;
+        self.check_money()?;
         self.timetable().map(drop)
     }
 

@@ -3,21 +3,36 @@
 use toml::de::{DeTable, DeValue};
 
 /// The line, counted from 1, on which the key of a dotted place stands, or the last of its parents that
-/// the file has. `None` if it has none of them, or is not TOML.
+/// the file has. Of a list, a number names an entry, the first by 1. `None` if it has none of them, or is
+/// not TOML.
 pub(super) fn line_of(text: &str, place: &str) -> Option<usize> {
     let root = DeTable::parse(text).ok()?;
-    let mut table = root.get_ref();
-    let mut start = None;
-    for name in place.split('.') {
-        let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref().as_ref() == name)
-        else {
-            break;
-        };
-        start = Some(key.span().start);
-        let DeValue::Table(inner) = value.get_ref() else { break };
-        table = inner;
-    }
-    start.map(|start| text[..start].matches('\n').count() + 1)
+    let names: Vec<&str> = place.split('.').collect();
+    let start = start_of(root.get_ref(), &names)?;
+    Some(text[..start].matches('\n').count() + 1)
+}
+
+fn start_of(table: &DeTable<'_>, names: &[&str]) -> Option<usize> {
+    // A key may have dots of its own: `gpt-4.1`.
+    let counts = (1..=names.len()).rev();
+    let (count, (key, value)) = counts.into_iter().find_map(|count| {
+        let name = names[..count].join(".");
+        Some((count, table.iter().find(|(key, _)| key.get_ref().as_ref() == name)?))
+    })?;
+    let rest = &names[count..];
+    let inner = match (value.get_ref(), rest) {
+        (DeValue::Table(inner), _) => start_of(inner, rest),
+        (DeValue::Array(entries), [number, rest @ ..]) => {
+            let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            let entry = index.and_then(|index| entries.get(index));
+            entry.and_then(|entry| match entry.get_ref() {
+                DeValue::Table(inner) => start_of(inner, rest).or_else(|| Some(entry.span().start)),
+                _ => Some(entry.span().start),
+            })
+        }
+        _ => None,
+    };
+    Some(inner.unwrap_or_else(|| key.span().start))
 }
 
 /// What the file's parser says, with the key that was probably meant.
@@ -63,6 +78,19 @@ mod tests {
         assert_eq!(line_of(text, "policies.model:m"), Some(6));
         assert_eq!(line_of(text, "store.path"), None);
         assert_eq!(line_of("[[", "store.path"), None);
+    }
+
+    #[test]
+    fn a_place_may_have_dots_in_its_names_and_numbers_for_entries() {
+        let text = "[[budget]]\nscope = 1\n\n[[budget]]\nscope = 1\ntokens = 2\n\n\
+                    [prices.models.\"gpt-4.1\"]\ninput = 1\ntiers = [\n{ input = 2 },\n{ input = 3 }]";
+        assert_eq!(line_of(text, "budget.2.tokens"), Some(6));
+        assert_eq!(line_of(text, "budget.1.tokens"), Some(1));
+        assert_eq!(line_of(text, "budget.2.usd"), Some(4));
+        assert_eq!(line_of(text, "budget.3.usd"), Some(1));
+        assert_eq!(line_of(text, "prices.models.gpt-4.1.input"), Some(9));
+        assert_eq!(line_of(text, "prices.models.gpt-4.1.output"), Some(8));
+        assert_eq!(line_of(text, "prices.models.gpt-4.1.tiers.2.input"), Some(12));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use steadfast_guard::Effect;
+use steadfast_runtime::ledger::ANSWER_MAX;
+use steadfast_runtime::relay::HangUp;
 use steadfast_runtime::{AgentSpec, CatchUp, MemoryRule, MemoryScope, Overlap, RepeatRule};
 
 /// `[server]`.
@@ -118,6 +120,90 @@ pub(crate) enum LogFormat {
     Pretty,
     /// One JSON object a line.
     Json,
+}
+
+/// `[gateway]`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct GatewaySection {
+    /// Whether models are served to programs with the SDKs of OpenAI and Anthropic. Default true.
+    pub(crate) enabled: bool,
+    /// Whether callers must show an access key: `optional` (default) or `required`.
+    keys: KeysWord,
+    /// What becomes of a call whose caller has gone: `abort`, `drain` (default) or `finish`.
+    hang_up: HangUpWord,
+    /// With `drain`: for how long it is read on at most. Default `30s`.
+    #[serde(with = "humantime_serde")]
+    drain_timeout: Duration,
+    /// How long a stream is quiet before a comment shows that it lives; the first one commits the status.
+    /// Default `15s`.
+    #[serde(with = "humantime_serde")]
+    pub(crate) keep_alive: Duration,
+    /// Longest request, in bytes. Default 33554432 (32 MiB).
+    pub(crate) body_bytes_max: usize,
+}
+
+/// Whether callers must show an access key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeysWord {
+    Optional,
+    Required,
+}
+
+/// What becomes of a call whose caller has gone.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum HangUpWord {
+    Abort,
+    Drain,
+    Finish,
+}
+
+impl GatewaySection {
+    /// Whether callers must show an access key.
+    pub(crate) fn keys_required(&self) -> bool {
+        self.keys == KeysWord::Required
+    }
+
+    /// What becomes of a call whose caller has gone.
+    pub(crate) const fn hang_up(&self) -> HangUp {
+        match self.hang_up {
+            HangUpWord::Abort => HangUp::Abort,
+            HangUpWord::Drain => HangUp::Drain(self.drain_timeout),
+            HangUpWord::Finish => HangUp::Finish,
+        }
+    }
+}
+
+impl Default for GatewaySection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            keys: KeysWord::Optional,
+            hang_up: HangUpWord::Drain,
+            drain_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            body_bytes_max: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// `[ledger]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LedgerSection {
+    /// Where the days, weeks and months of budgets begin. Default `UTC`.
+    pub(crate) timezone: String,
+    /// The longest answer, in tokens, of a call that falls under a budget and does not say how long it may
+    /// be. Default 8192.
+    pub(crate) answer_max: u64,
+}
+
+impl Default for LedgerSection {
+    fn default() -> Self {
+        Self { timezone: "UTC".to_owned(), answer_max: ANSWER_MAX }
+    }
 }
 
 /// `[chaos]`.

@@ -17,11 +17,11 @@ macro_rules! pages {
 }
 
 /// Every page of `docs/errors`, sorted.
-const PAGES: [Page; 26] = pages! {
+const PAGES: [Page; 33] = pages! {
     "body_too_large" "contended" "cross_site" "damaged_log" "foreign_host" "invalid_body"
-    "invalid_input" "invalid_request" "key_conflict" "misconfigured" "not_asking" "not_listening"
+    "invalid_input" "invalid_key" "invalid_request" "key_conflict" "key_disabled" "key_expired" "key_revoked" "key_rotated" "misconfigured" "no_randomness" "not_asking" "not_listening"
     "page_failed"
-    "shutting_down" "store_failed" "store_unavailable" "too_large" "unknown_agent" "unknown_fact" "unknown_guard" "unknown_route"
+    "shutting_down" "store_failed" "store_unavailable" "too_large" "unknown_agent" "unknown_fact" "unknown_guard" "unknown_key" "unknown_route"
     "unknown_run" "unknown_schedule" "unsupported_media_type"
     "wrong_method" "wrong_state"
 };

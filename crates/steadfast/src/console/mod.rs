@@ -11,6 +11,7 @@ mod detail;
 mod errors;
 mod facts;
 mod guards;
+mod keys;
 mod list;
 mod live;
 mod schedules;
@@ -39,6 +40,9 @@ pub(crate) fn router() -> Router<ServerState> {
         .route("/errors/{code}", get(errors::page))
         .route("/console/facts", get(facts::page))
         .route("/console/facts/{key}/forget", post(facts::forget))
+        .route("/console/keys", get(keys::page))
+        .route("/console/keys/{id}/rotate", post(keys::rotate))
+        .route("/console/keys/{id}/revoke", post(keys::revoke))
         .route("/console/guards", get(guards::page))
         .route("/console/guards/live", get(guards::live_rows))
         .route("/console/guards/{name}/{action}", post(guards::change))

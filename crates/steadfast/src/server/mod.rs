@@ -13,6 +13,7 @@ mod filter;
 mod gate;
 mod guards;
 mod health;
+mod keys;
 mod openapi;
 mod problem;
 mod runs;
@@ -32,10 +33,12 @@ pub(crate) use extract::{FormOf, QueryOf, RunIdPath};
 pub(crate) use facts::{FactPage, FactsOf};
 pub(crate) use filter::ListQuery;
 pub(crate) use guards::{GuardView, find, operate};
+pub(crate) use keys::{KeyPage, KeyWithSecret, KeysOf};
 pub(crate) use problem::Problem;
 
-use crate::console;
+use crate::config::GatewaySection;
 use crate::reload::ReloadProblem;
+use crate::{console, gateway};
 
 /// Longest request body, in bytes (17 MiB): the longest input with every byte escaped once by JSON, and
 /// the other fields.
@@ -50,22 +53,31 @@ pub(crate) struct ServerState {
     pub(crate) simulated: bool,
     /// What is wrong with the configuration file as it stands.
     pub(crate) reload: ReloadProblem,
+    /// How the gateway serves.
+    pub(crate) gateway: GatewaySection,
     /// The version that pages and the OpenAPI document name.
     pub(crate) version: &'static str,
 }
 
 impl ServerState {
     /// The state of a server in front of a runtime; `simulated` if any of its models is scripted.
-    pub(crate) const fn new(runtime: Runtime, simulated: bool, reload: ReloadProblem) -> Self {
-        Self { runtime, simulated, reload, version: env!("CARGO_PKG_VERSION") }
+    pub(crate) const fn new(
+        runtime: Runtime,
+        simulated: bool,
+        reload: ReloadProblem,
+        gateway: GatewaySection,
+    ) -> Self {
+        Self { runtime, simulated, reload, gateway, version: env!("CARGO_PKG_VERSION") }
     }
 }
 
 /// Everything that is served. The listener is the caller's.
 pub(crate) fn router(state: ServerState) -> Router {
+    let gateway = if state.gateway.enabled { gateway::router() } else { Router::new() };
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+        .merge(gateway)
         .merge(console::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
@@ -92,6 +104,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<ServerState>)> {
         ("/api/v1/runs/{id}/answer", post(actions::answer)),
         ("/api/v1/facts", get(facts::list)),
         ("/api/v1/facts/{key}", get(facts::show).put(facts::set).delete(facts::forget)),
+        ("/api/v1/keys", get(keys::list).post(keys::create)),
+        ("/api/v1/keys/{key_id}", get(keys::show).patch(keys::edit)),
+        ("/api/v1/keys/{key_id}/rotate", post(keys::rotate)),
+        ("/api/v1/keys/{key_id}/revoke", post(keys::revoke)),
         ("/api/v1/agents", get(catalog::agents)),
         ("/api/v1/schedules", get(schedules::list)),
         ("/api/v1/schedules/{name}/run", post(schedules::run)),

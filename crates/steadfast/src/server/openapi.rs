@@ -58,6 +58,12 @@ const FACTS_OF: &[Query] = &[
     ("limit", Type::Integer, "Facts on the page, 1 to 500; 100 if absent."),
 ];
 
+const KEYS_OF: &[Query] = &[
+    ("tenant", Type::String, "Only of this tenant."),
+    ("after", Type::String, "The `next` of the page before."),
+    ("limit", Type::Integer, "Keys on the page, 1 to 500; 100 if absent."),
+];
+
 const OPERATIONS: &[Operation] = &[
     Operation {
         method: HttpMethod::Get,
@@ -213,6 +219,50 @@ const OPERATIONS: &[Operation] = &[
         ..read("/api/v1/facts/{key}", "Forgets a fact.")
     },
     Operation {
+        query: KEYS_OF,
+        answers: &[("200", JSON, Answer::One("KeyPage"))],
+        problems: &["400"],
+        ..read("/api/v1/keys", "Lists the access keys by id, without any secret.")
+    },
+    Operation {
+        method: HttpMethod::Post,
+        body: Some("NewKey"),
+        answers: &[("201", JSON, Answer::One("KeyWithSecret"))],
+        problems: &["400", "413", "415"],
+        ..read("/api/v1/keys", "Makes an access key. Its secret is in this answer and in no other.")
+    },
+    Operation {
+        answers: &[("200", JSON, Answer::One("Key"))],
+        problems: &["404"],
+        ..read("/api/v1/keys/{key_id}", "Shows an access key, without any secret.")
+    },
+    Operation {
+        method: HttpMethod::Patch,
+        body: Some("EditKey"),
+        answers: &[("200", JSON, Answer::One("Key"))],
+        problems: &["400", "404", "409", "413", "415"],
+        ..read(
+            "/api/v1/keys/{key_id}",
+            "Changes what is named of an access key; `null` takes away what may be absent.",
+        )
+    },
+    Operation {
+        method: HttpMethod::Post,
+        body: Some("RotateKey"),
+        answers: &[("200", JSON, Answer::One("KeyWithSecret"))],
+        problems: &["400", "404", "409", "413", "415"],
+        ..read(
+            "/api/v1/keys/{key_id}/rotate",
+            "Gives an access key another secret; the one before lets in for a grace period.",
+        )
+    },
+    Operation {
+        method: HttpMethod::Post,
+        answers: &[("200", JSON, Answer::One("Key"))],
+        problems: &["404"],
+        ..read("/api/v1/keys/{key_id}/revoke", "Takes an access key back for good.")
+    },
+    Operation {
         answers: &[("200", JSON, Answer::List("Agent"))],
         ..read("/api/v1/agents", "Lists the configured agents.")
     },
@@ -258,6 +308,10 @@ const OPERATIONS: &[Operation] = &[
         )
     },
 ];
+
+/// Bodies that may not be left out.
+const REQUIRED_BODIES: [&str; 6] =
+    ["SubmitRun", "SignalRun", "AnswerCall", "SetFact", "NewKey", "EditKey"];
 
 /// What an answer holds.
 enum Answer {
@@ -329,6 +383,7 @@ fn describe(operation: &Operation) -> OperationBuilder {
         ("id", "The run."),
         ("name", "The schedule, or the dependency: `model:NAME`, `tool:NAME` or `mcp:SERVER`."),
         ("key", "The fact's key."),
+        ("key_id", "The access key's id: `k_` and ten letters."),
         ("action", "`open`, `close`, `measure` or `auto`."),
     ] {
         if operation.path.contains(&format!("{{{name}}}")) {
@@ -340,11 +395,8 @@ fn describe(operation: &Operation) -> OperationBuilder {
         builder = builder.parameter(parameter(name, kind.clone(), meaning, ParameterIn::Query));
     }
     if let Some(body) = operation.body {
-        let required = if ["SubmitRun", "SignalRun", "AnswerCall", "SetFact"].contains(&body) {
-            Required::True
-        } else {
-            Required::False
-        };
+        let required =
+            if REQUIRED_BODIES.contains(&body) { Required::True } else { Required::False };
         let content = Content::new(Some(Ref::from_schema_name(body)));
         let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
         builder = builder.request_body(Some(body.build()));

@@ -160,6 +160,9 @@ impl From<RuntimeError> for Problem {
         let (status, title) = match &error {
             E::UnknownSchedule { .. } => (StatusCode::NOT_FOUND, "No such schedule"),
             E::UnknownAgent { .. } => (StatusCode::NOT_FOUND, "No such agent"),
+            E::UnknownKey { .. } => (StatusCode::NOT_FOUND, "No such key"),
+            E::KeyRevoked { .. } => (StatusCode::CONFLICT, "The key is revoked"),
+            E::KeyRotated { .. } => (StatusCode::CONFLICT, "The key was rotated meanwhile"),
             E::UnknownRun { .. } => (StatusCode::NOT_FOUND, "No such run"),
             E::WrongState { .. } => (StatusCode::CONFLICT, "Not possible in this state"),
             E::NotAsking { .. } => (StatusCode::CONFLICT, "It does not ask that"),
@@ -181,6 +184,7 @@ impl From<RuntimeError> for Problem {
                 return Self::new(status, code, title, detail);
             }
             E::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The store failed"),
+            E::NoRandomness { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "No random numbers"),
             E::Fold(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The run's log is damaged"),
             // Also what a later release of the runtime may add.
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),

@@ -41,7 +41,7 @@ fn a_command_that_talks_to_no_server_does_not_offer_to_name_one() {
         assert!(help.contains("--config") && !help.contains("--server"), "{command}: {help}");
     }
     assert!(help("sim").contains("docs/sim.md"), "{}", help("sim"));
-    for command in ["ps", "submit", "guards", "facts", "schedules"] {
+    for command in ["ps", "submit", "guards", "facts", "keys", "schedules"] {
         assert!(help(command).contains("--server"), "{command}");
     }
     // It is taken all the same, before the command and behind it.

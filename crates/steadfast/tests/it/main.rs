@@ -16,8 +16,10 @@ mod crash;
 mod ending;
 mod facts;
 mod faults;
+mod gateway;
 mod guards;
 mod http;
+mod keys;
 #[cfg(target_os = "linux")]
 #[path = "../../../store/tests/it/medium/mod.rs"]
 mod medium;

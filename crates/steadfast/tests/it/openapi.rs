@@ -117,6 +117,56 @@ fn what_the_server_answers_is_what_its_document_says() {
 }
 
 #[test]
+fn what_is_answered_about_keys_is_what_the_document_says() {
+    let (_temporary, folder) = example("report");
+    let server = serve(&folder);
+    let at = server.address.as_str();
+    let document: Value = serde_json::from_str(&get(at, "/openapi.json").body).expect("JSON");
+    let document = strict(document);
+    let (keys, one) = ("/api/v1/keys", "/api/v1/keys/{key_id}");
+    let order = json!({
+        "name": "ci", "tenant": "acme", "user": "ann", "agent": "report", "models": ["a", "b-*"],
+        "limits": { "requests_per_minute": 60, "tokens_per_minute": 1000, "at_once": 2 },
+        "budget": { "window": "day", "tokens": 5000, "usd": "12.50" },
+        "expires_at": 4_000_000_000_000_u64, "disabled": false, "labels": { "team": "x" },
+    });
+    assert!(component(&document, "NewKey").is_valid(&order), "{order}");
+    let kind = "application/json";
+    let (status, body) = post(at, keys, kind, &order.to_string());
+    check(&document, ("post", keys, status), &body);
+    assert_eq!(status, 201, "{body}");
+    let made: Value = serde_json::from_str(&body).expect("JSON");
+    let id = made["id"].as_str().expect("an id");
+    let (status, body) = post(at, keys, kind, r#"{"name":"bare","tenant":"t"}"#);
+    check(&document, ("post", keys, status), &body);
+    let real = format!("{keys}/{id}");
+    for (path, real) in
+        [(keys, format!("{keys}?limit=1")), (one, real.clone()), (one, format!("{keys}/x"))]
+    {
+        let answer = get(at, &real);
+        check(&document, ("get", path, answer.status), &answer.body);
+    }
+    let edit =
+        json!({ "user": null, "at_once": 3, "budget": null, "labels": {}, "expires_at": null });
+    assert!(component(&document, "EditKey").is_valid(&edit), "{edit}");
+    let head = format!("PATCH {real} HTTP/1.1\r\nhost: {at}\r\ncontent-type: {kind}");
+    let (status, _, body) = whole(at, &head, edit.to_string().as_bytes());
+    check(&document, ("patch", one, status), &body);
+    assert_eq!(status, 200, "{body}");
+    for (action, body, expected) in [
+        ("rotate", r#"{"grace":"1h","seen":1}"#, 200),
+        ("rotate", r#"{"grace":"1h","seen":1}"#, 409),
+        ("rotate", "", 200),
+        ("revoke", "", 200),
+        ("rotate", "", 409),
+    ] {
+        let (status, body) = post(at, &format!("{real}/{action}"), kind, body);
+        assert_eq!(status, expected, "{action}: {body}");
+        check(&document, ("post", &format!("{one}/{action}"), status), &body);
+    }
+}
+
+#[test]
 fn a_route_takes_the_methods_of_the_document_and_no_other() {
     let (_temporary, folder) = example("report");
     let server = serve(&folder);
@@ -125,7 +175,8 @@ fn a_route_takes_the_methods_of_the_document_and_no_other() {
     let paths = document["paths"].as_object().expect("paths");
     for (path, item) in paths {
         let real = path.replace("{id}", "00000000-0000-7000-8000-000000000000");
-        let (status, head, body) = whole(at, &format!("PATCH {real} HTTP/1.1\r\nhost: {at}"), b"");
+        let (status, head, body) =
+            whole(at, &format!("OPTIONS {real} HTTP/1.1\r\nhost: {at}"), b"");
         assert_eq!(status, 405, "{path}: {body}");
         assert!(body.contains("wrong_method"), "{body}");
         let allowed = head.lines().find_map(|line| line.strip_prefix("allow: "));

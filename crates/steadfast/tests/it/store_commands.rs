@@ -90,7 +90,7 @@ fn an_archive_that_was_cut_or_changed_is_refused_and_leaves_nothing() {
     let mut changed = whole.clone();
     let place = changed.iter().position(|line| line.contains("\"fact\"")).unwrap_or(1);
     changed[place] = changed[place].replacen("report", "repost", 1);
-    let newer = whole[0].replace("\"steadfast_archive\":1", "\"steadfast_archive\":2");
+    let newer = whole[0].replace("\"steadfast_archive\":2", "\"steadfast_archive\":3");
     for (spoilt, word) in [
         (whole[..whole.len() - 1].to_vec(), "was cut"),
         (whole[..2].to_vec(), "was cut"),

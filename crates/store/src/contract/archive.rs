@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use super::{Outcome, append, assert_refused, create, face, head, new_run};
 use crate::{
-    Append, Blob, BlobHash, Caps, Created, Disposition, FactName, FactWrite, KeyClaim, KeyEnd,
-    KeyName, KeySettlement, KeyStanding, Mail, MemoryStore, NewRun, NodeId, Record, RunFilter,
-    RunId, Sent, Store, StoreError,
+    Account, Amounts, Append, Blob, BlobHash, Caps, Created, Disposition, EntryFilter, EntryId,
+    FactName, FactWrite, Held, Hold, KeyClaim, KeyEnd, KeyName, KeySettlement, KeyStanding, Limits,
+    Mail, MemoryStore, NewRun, NodeId, Record, RunFilter, RunId, Sent, Settled, Settlement, Store,
+    StoreError,
 };
 
 async fn dump(store: &dyn Store) -> Result<Vec<Record>, StoreError> {
@@ -59,8 +60,59 @@ fn letter(to: RunId, id: &str) -> Mail {
     Mail { to, id: id.to_owned(), kind: "said".to_owned(), body: Bytes::from_static(b"\xff\x00") }
 }
 
+/// A hold of 30 on two accounts with limits, which charges a third account, too.
+fn hold(keep: Duration) -> Hold {
+    let limits = Limits { tokens: Some(110), money: None };
+    Hold {
+        id: EntryId::generate(),
+        amounts: Amounts { tokens: 30, money: 7 },
+        limited: vec![(account("acme/month"), limits), (account("acme/week"), limits)],
+        tallies: vec![account("model"), account("acme/week")],
+        keep,
+        subject: Some("run 7".to_owned()),
+        body: Bytes::from_static(b"\xff estimated"),
+    }
+}
+
+fn account(name: &str) -> Account {
+    Account { name: name.to_owned(), since: 86_400_000 }
+}
+
+fn settlement(id: EntryId, tokens: u64) -> Settlement {
+    let body = Bytes::from_static(b"measured");
+    Settlement {
+        id,
+        amounts: Amounts { tokens, money: 1 },
+        tallies: None,
+        body: Some(body),
+        unheld: None,
+    }
+}
+
+/// How the accounts of [`hold`] stand, in tokens spent, tokens held and entries.
+async fn balances(store: &dyn Store) -> Result<Vec<(u64, u64, u64)>, StoreError> {
+    let accounts = ["acme/month", "acme/week", "model"].map(account).to_vec();
+    let balances = store.balances(accounts).await?;
+    let shown = balances.iter().map(|it| (it.spent.tokens, it.held.tokens, it.entries));
+    Ok(shown.collect())
+}
+
+/// A hold that is open, one that was settled and one that was charged because its time was over; the first
+/// and the last.
+async fn keep_a_ledger(store: &dyn Store) -> Result<[EntryId; 2], StoreError> {
+    let hour = Duration::from_hours(1);
+    let (open, settled, over) = (hold(hour), hold(hour), hold(Duration::from_millis(1)));
+    let (ids, settlement) = ([open.id, over.id], settlement(settled.id, 12));
+    store.hold(vec![open, settled, over]).await?;
+    store.settle(vec![settlement]).await?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    store.expire_holds(10).await?;
+    Ok(ids)
+}
+
 /// A store with something of everything: a held run with a log, a checkpoint, blobs and letters, a parked
-/// one, one that is over, facts, and keys that are settled and that are not. The held run and the parked.
+/// one, one that is over, facts, keys that are settled and that are not, and a ledger. The held run and the
+/// parked.
 async fn fill(store: &dyn Store) -> Result<(RunId, RunId), StoreError> {
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(600)).await?;
@@ -103,6 +155,7 @@ async fn fill(store: &dyn Store) -> Result<(RunId, RunId), StoreError> {
     let over = face("failed", Disposition::Ended);
     create(store, NewRun { head: over, ..new_run() }).await?;
     store.flag(parked, Some("stuck".to_owned())).await?;
+    keep_a_ledger(store).await?;
     Ok((held, parked))
 }
 
@@ -128,6 +181,9 @@ pub async fn what_is_taken_in_is_what_was_given_out(store: Arc<dyn Store>) -> Ou
     assert!(matches!(open, KeyStanding::InFlight { alive: false, .. }), "{open:?}");
     let text = vec!["words".to_owned()];
     assert_eq!(store.list(RunFilter { text, ..RunFilter::default() }).await?.runs.len(), 1);
+    assert_eq!(balances(&*store).await?, [(42, 30, 2), (42, 30, 2), (42, 0, 2)]);
+    let entries = store.entries(EntryFilter::default()).await?;
+    assert_eq!(entries, reference.entries(EntryFilter::default()).await?);
     assert_eq!(store.examine().await?, Vec::<String>::new());
     Ok(())
 }
@@ -151,6 +207,29 @@ pub async fn what_was_taken_in_goes_on(store: Arc<dyn Store>) -> Outcome {
     Ok(())
 }
 
+pub async fn holds_that_were_taken_in_are_settled_or_run_out(store: Arc<dyn Store>) -> Outcome {
+    let reference: &dyn Store = &MemoryStore::new();
+    let [open, over] = keep_a_ledger(reference).await?;
+    let late = hold(Duration::from_millis(200));
+    reference.hold(vec![late.clone()]).await?;
+    restore(&*store, dump(reference).await?).await?;
+    assert_eq!(balances(&*store).await?, [(42, 60, 2), (42, 60, 2), (42, 0, 2)]);
+    // Granted before, known now.
+    assert!(matches!(store.hold(vec![late.clone()]).await?[..], [Held::Granted(_)]));
+    assert!(matches!(store.hold(vec![hold(Duration::ZERO)]).await?[..], [Held::Refused { .. }]));
+    let settled = store.settle(vec![settlement(open, 5), settlement(over, 6)]).await?;
+    assert_eq!(settled, [Settled::Charged, Settled::Corrected]);
+    assert_eq!(balances(&*store).await?, [(23, 30, 3), (23, 30, 3), (23, 0, 3)]);
+    // What was left of its time is over.
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let expired = store.expire_holds(10).await?;
+    assert_eq!(expired.iter().map(|entry| entry.id).collect::<Vec<_>>(), [late.id]);
+    assert_eq!(expired[0].subject, late.subject);
+    assert_eq!(balances(&*store).await?, [(53, 0, 4), (53, 0, 4), (53, 0, 4)]);
+    assert_eq!(store.examine().await?, Vec::<String>::new());
+    Ok(())
+}
+
 pub async fn a_dump_is_of_one_moment(store: Arc<dyn Store>) -> Outcome {
     let (held, _) = fill(&*store).await?;
     let mut dump = store.dump().await?;
@@ -171,6 +250,15 @@ pub async fn a_dump_is_of_one_moment(store: Arc<dyn Store>) -> Outcome {
 
 pub async fn a_store_that_holds_anything_takes_nothing_in(store: Arc<dyn Store>) -> Outcome {
     create(&*store, new_run()).await?;
+    assert_refused!(store.restore().await.map(drop), StoreError::Occupied { .. });
+    Ok(())
+}
+
+pub async fn a_store_with_an_account_takes_nothing_in(store: Arc<dyn Store>) -> Outcome {
+    let open = hold(Duration::from_hours(1));
+    store.hold(vec![open.clone()]).await?;
+    assert_refused!(store.restore().await.map(drop), StoreError::Occupied { .. });
+    store.settle(vec![settlement(open.id, 1)]).await?;
     assert_refused!(store.restore().await.map(drop), StoreError::Occupied { .. });
     Ok(())
 }
@@ -204,6 +292,7 @@ pub async fn records_that_do_not_fit_are_refused(store: Arc<dyn Store>) -> Outco
     };
     assert_refused!(restore(&*store, without("event")).await, StoreError::Misuse { .. });
     assert_refused!(restore(&*store, without("run")).await, StoreError::NotFound { .. });
+    assert_refused!(restore(&*store, without("account")).await, StoreError::Misuse { .. });
     let mut rotten = records.clone();
     for record in &mut rotten {
         if let Record::Blob { body, .. } = record {

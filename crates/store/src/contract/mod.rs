@@ -10,6 +10,7 @@ pub mod facts;
 pub mod journal;
 pub mod keys;
 pub mod lease;
+pub mod ledger;
 pub mod mail;
 pub mod upkeep;
 
@@ -98,6 +99,21 @@ macro_rules! contract_tests {
                 c13_a_fact_holds_for_its_time
                 a_fact_that_is_too_large_is_refused
             }
+            ledger {
+                g9_what_is_held_and_spent_stays_within_the_limit
+                g9_a_hold_is_on_all_of_its_accounts_or_on_none
+                g9_holding_and_settling_again_changes_nothing
+                g9_a_hold_that_nothing_was_done_under_leaves_nothing
+                p10_what_no_limit_is_on_is_charged_once_without_a_hold
+                g9_more_than_was_held_is_charged_all_the_same
+                g9_what_is_not_settled_in_time_is_charged_in_full
+                p10_tallies_are_charged_without_a_limit
+                g9_an_account_that_is_named_twice_is_put_right_once
+                accounts_and_entries_are_listed_page_by_page
+                of_many_holds_at_once_only_as_many_as_fit_are_granted
+                what_is_old_is_pruned_unless_it_holds_something
+                what_the_ledger_cannot_keep_is_refused
+            }
             keys {
                 r11_a_key_is_claimed_once_and_answered_ever_after
                 r11_the_same_key_for_something_else_is_a_conflict
@@ -125,8 +141,10 @@ macro_rules! contract_tests {
             archive {
                 what_is_taken_in_is_what_was_given_out
                 what_was_taken_in_goes_on
+                holds_that_were_taken_in_are_settled_or_run_out
                 a_dump_is_of_one_moment
                 a_store_that_holds_anything_takes_nothing_in
+                a_store_with_an_account_takes_nothing_in
                 a_restore_that_is_not_finished_leaves_nothing
                 records_that_do_not_fit_are_refused
             }

@@ -35,6 +35,7 @@ impl Shelves {
             && self.blobs.is_empty()
             && self.facts.is_empty()
             && self.operations.is_empty()
+            && self.ledger.is_empty()
     }
 
     fn records(&self) -> VecDeque<Record> {
@@ -74,6 +75,7 @@ impl Shelves {
         records.extend(letters);
         records.extend(self.facts.iter().map(|(name, fact)| fact_record(name, fact)));
         records.extend(self.operations.iter().map(|(name, key)| operation_record(name, key)));
+        records.extend(self.ledger.records());
         records
     }
 }
@@ -180,6 +182,7 @@ impl MemoryRestore {
                 let stored = StoredKey { digest, owner, node, since, settled };
                 self.shelves.operations.insert(KeyName { scope, key }, stored);
             }
+            other => self.shelves.ledger.take(other)?,
         }
         Ok(())
     }

@@ -57,8 +57,8 @@ impl Upkeep for MemoryStore {
         let shelves = self.open()?;
         let held: BTreeSet<_> = shelves.runs.values().flat_map(|run| &run.blobs).collect();
         let missing = held.into_iter().filter(|hash| !shelves.blobs.contains_key(*hash));
-        Ok(missing
-            .map(|hash| format!("blob {} is referred to and missing", crate::BlobHash(*hash)))
-            .collect())
+        let missing = missing
+            .map(|hash| format!("blob {} is referred to and missing", crate::BlobHash(*hash)));
+        Ok(missing.chain(shelves.ledger.findings()).collect())
     }
 }

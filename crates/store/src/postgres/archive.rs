@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
+use super::account::{
+    account_record, balance_columns, entry_columns, entry_record, hold_columns, hold_record,
+};
 use super::address::Address;
 use super::link::{Failure, Link, step};
 use super::read::see;
@@ -89,8 +93,38 @@ const OPERATIONS: &str = page!(
      coalesce(octet_length(answer), 0) AS size FROM operation WHERE name > $1"
 );
 
-const STATEMENTS: [&str; 9] =
-    [RUNS, EVENTS, CHECKPOINTS, BLOBS, BLOB_USES, LETTERS, LETTERS_TAKEN, FACTS, OPERATIONS];
+/// An account that was opened for a hold which was then refused has no time, and nothing in it.
+const ACCOUNTS: &str = concat!(
+    "SELECT ",
+    balance_columns!(),
+    ", at FROM account WHERE at > 0 AND (name, since) > ($1::text, $2) \
+     ORDER BY name, since LIMIT 512"
+);
+const HOLDS: &str = page!(
+    hold_columns!(),
+    "id",
+    concat!("SELECT ", hold_columns!(), ", octet_length(body) AS size FROM hold WHERE id > $1")
+);
+const ENTRIES: &str = page!(
+    entry_columns!(),
+    "id",
+    concat!("SELECT ", entry_columns!(), ", octet_length(body) AS size FROM entry WHERE id > $1")
+);
+
+const STATEMENTS: [&str; 12] = [
+    RUNS,
+    EVENTS,
+    CHECKPOINTS,
+    BLOBS,
+    BLOB_USES,
+    LETTERS,
+    LETTERS_TAKEN,
+    FACTS,
+    OPERATIONS,
+    ACCOUNTS,
+    HOLDS,
+    ENTRIES,
+];
 
 /// How a connection for one long transaction differs from the others: its statements take the time that they
 /// take, and it may stand still while the other side is slow.
@@ -130,11 +164,20 @@ struct Place {
     numbers: (i64, i64),
     bytes: Vec<u8>,
     name: Option<(String, String)>,
+    account: (String, i64),
+    id: Uuid,
 }
 
 impl Place {
     const fn at(section: usize) -> Self {
-        Self { section, numbers: (i64::MIN, i64::MIN), bytes: Vec::new(), name: None }
+        Self {
+            section,
+            numbers: (i64::MIN, i64::MIN),
+            bytes: Vec::new(),
+            name: None,
+            account: (String::new(), i64::MIN),
+            id: Uuid::nil(),
+        }
     }
 }
 
@@ -171,7 +214,8 @@ async fn read(link: &Link, place: &mut Place) -> Result<Vec<Record>, Failure> {
 
 /// Reads on in a section of an archive; these are in their order.
 async fn section(link: &Link, place: &mut Place) -> Result<Vec<Record>, Failure> {
-    let Place { section, numbers: (first, second), bytes, name } = &*place;
+    let Place { section, numbers: (first, second), bytes, name, account: (of, since), id } =
+        &*place;
     let (scope, key) = name.as_ref().map(|(scope, key)| (&**scope, &**key)).unzip();
     let [rows] = match section {
         0 => link.query([step(RUNS, &[first])]).await?,
@@ -182,7 +226,10 @@ async fn section(link: &Link, place: &mut Place) -> Result<Vec<Record>, Failure>
         5 => link.query([step(LETTERS, &[first])]).await?,
         6 => link.query([step(LETTERS_TAKEN, &[first])]).await?,
         7 => link.query([step(FACTS, &[&scope, &key])]).await?,
-        _ => link.query([step(OPERATIONS, &[bytes])]).await?,
+        8 => link.query([step(OPERATIONS, &[bytes])]).await?,
+        9 => link.query([step(ACCOUNTS, &[of, since])]).await?,
+        10 => link.query([step(HOLDS, &[id])]).await?,
+        _ => link.query([step(ENTRIES, &[id])]).await?,
     };
     let Some(last) = rows.last() else { return Ok(Vec::new()) };
     match section {
@@ -192,7 +239,9 @@ async fn section(link: &Link, place: &mut Place) -> Result<Vec<Record>, Failure>
         4 => (place.numbers.0, place.bytes) = (last.try_get(0)?, last.try_get(1)?),
         5 | 6 => place.numbers.0 = last.try_get(0)?,
         7 => place.name = Some((last.try_get(0)?, last.try_get(1)?)),
-        _ => place.bytes = last.try_get(0)?,
+        8 => place.bytes = last.try_get(0)?,
+        9 => place.account = (last.try_get(0)?, last.try_get(1)?),
+        _ => place.id = last.try_get(0)?,
     }
     let record = match place.section {
         0 => run,
@@ -203,7 +252,10 @@ async fn section(link: &Link, place: &mut Place) -> Result<Vec<Record>, Failure>
         5 => letter,
         6 => letter_taken,
         7 => fact,
-        _ => operation,
+        8 => operation,
+        9 => account_record,
+        10 => hold_record,
+        _ => entry_record,
     };
     rows.iter().map(record).collect()
 }
@@ -242,7 +294,7 @@ fn blob(row: &Row) -> Result<Record, Failure> {
 }
 
 fn blob_use(row: &Row) -> Result<Record, Failure> {
-    let run = row.try_get::<_, Option<uuid::Uuid>>(2)?;
+    let run = row.try_get::<_, Option<Uuid>>(2)?;
     let run = run.map(|id| RunId::from_bytes(id.into_bytes()));
     Ok(Record::BlobUse { run, hash: hash(row, 1)? })
 }

@@ -3,9 +3,11 @@
 //! `address` says where it is without saying the password, `link` is one connection and what its errors
 //! mean, `schema` holds the tables. `writer` owns the one connection of a node that writes: what waits is
 //! a `task`, and each kind of write is a file: `create`, `append`, `mail`, `lease`, `claim`, `keys`, `facts`,
-//! `flag`, `prune`. `silence` tells a slow answer from none. `read` is what the others read, `archive` and `restore` give everything out and take
-//! everything in, `notify` how nodes wake each other, `clock` what the database's clock says.
+//! `flag`, `ledger`, `overdue`, `prune`. `silence` tells a slow answer from none. `read` is what the others read, `account`
+//! what rows of the ledger are, `archive` and `restore` give everything out and take everything in (into `tables`), `notify` how
+//! nodes wake each other, `clock` what the database's clock says.
 
+mod account;
 mod address;
 mod append;
 mod archive;
@@ -16,14 +18,17 @@ mod facts;
 mod flag;
 mod keys;
 mod lease;
+mod ledger;
 mod link;
 mod mail;
 mod notify;
+mod overdue;
 mod prune;
 mod read;
 mod restore;
 mod schema;
 mod silence;
+mod tables;
 mod task;
 mod writer;
 

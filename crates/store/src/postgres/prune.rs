@@ -19,7 +19,7 @@
 
 use super::link::{Failure, Link, step};
 use super::task::{Write, Written};
-use super::{PostgresStore, archive, schema};
+use super::{PostgresStore, account, archive, schema};
 use crate::{BlobHash, PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, RunId, StoreError, Timestamp};
 
 /// A run may go as far as its own card says; `$2` is before when, `$3` in which states.
@@ -367,9 +367,10 @@ const ORPHANS: [(&str, &str); 5] = [
 const MISSING: &str = "SELECT DISTINCT hash FROM blob_ref WHERE NOT EXISTS \
      (SELECT 1 FROM blob WHERE blob.hash = blob_ref.hash) ORDER BY hash LIMIT $1";
 
-/// Rows that belong to nothing, and blobs that are missing; of one moment.
+/// Rows that belong to nothing, blobs that are missing, and accounts that do not fit their holds; of one
+/// moment.
 pub(super) async fn examine(store: &PostgresStore) -> Result<Vec<String>, StoreError> {
-    let statements = ORPHANS.iter().map(|(sql, _)| *sql).chain([MISSING]);
+    let statements = ORPHANS.iter().map(|(sql, _)| *sql).chain([MISSING, account::UNEVEN]);
     let link = archive::snapshot(store, statements).await?;
     find(&link).await.map_err(|failure| archive::told(&store.address, &failure))
 }
@@ -390,5 +391,6 @@ async fn find(link: &Link) -> Result<Vec<String>, Failure> {
         let hash: BlobHash = archive::hash(row, 0)?;
         found.push(format!("blob {hash} is referred to and missing; restore a backup"));
     }
+    found.extend(account::examine(link, FINDINGS_MAX).await?);
     Ok(found)
 }

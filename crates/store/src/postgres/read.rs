@@ -15,6 +15,7 @@ use tokio_postgres::types::ToSql;
 
 use super::address::Address;
 use super::archive::PATIENT;
+use super::ledger;
 use super::link::{Failure, Link, step};
 use super::prune::CHOOSE;
 use super::schema::{self, head_columns, now_ms};
@@ -64,7 +65,7 @@ const FACTS: &str = concat!(
 /// Nodes whose leases hold.
 pub(super) const NODES: &str = concat!("SELECT count(*) FROM node WHERE expires_at > ", now_ms!());
 
-const STATEMENTS: [&str; 13] = [
+const STATEMENTS: [&str; 17] = [
     RUN,
     EVENTS,
     CHECKPOINTS,
@@ -78,6 +79,10 @@ const STATEMENTS: [&str; 13] = [
     FACTS,
     CHOOSE,
     NODES,
+    ledger::BALANCES,
+    ledger::ACCOUNTS,
+    ledger::ENTRIES,
+    ledger::ENTRIES_OF,
 ];
 
 /// How long after a lost connection the next is tried.

@@ -9,23 +9,35 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
+use super::account::{self, ADD_UP, IS_ASTRAY};
 use super::address::Address;
 use super::archive::{PATIENT, told};
 use super::link::{Failure, Link, step};
 use super::read::NODES;
 use super::schema::{self, disposition_columns};
+use super::tables::{
+    ACCOUNT, BLOB, BLOB_REF, CHECKPOINT, ENTRY, EVENT, FACT, HOLD, LETTER, OPERATION, RUN,
+    RUN_TEXT, Table,
+};
 use super::{create, keys};
+use crate::archive::NO_ACCOUNT;
+use crate::books::to_column;
 use crate::rules::misuse;
-use crate::{Disposition, KeyName, Record, Restore, RunId, RunRecord, StoreError};
+use crate::{Disposition, EntryKind, KeyName, Record, Restore, RunId, RunRecord, StoreError};
 
 /// Whoever writes to a store writes to one of these first.
-const LOCK: &str = "LOCK TABLE run, blob, fact, operation IN SHARE ROW EXCLUSIVE MODE;";
+const LOCK: &str =
+    "LOCK TABLE run, blob, fact, operation, account, hold IN SHARE ROW EXCLUSIVE MODE;";
 const IS_EMPTY: &str = "SELECT NOT (EXISTS (SELECT 1 FROM run) OR EXISTS (SELECT 1 FROM blob) \
      OR EXISTS (SELECT 1 FROM fact) OR EXISTS (SELECT 1 FROM operation) \
      OR EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM letter) \
-     OR EXISTS (SELECT 1 FROM checkpoint) OR EXISTS (SELECT 1 FROM blob_ref))";
+     OR EXISTS (SELECT 1 FROM checkpoint) OR EXISTS (SELECT 1 FROM blob_ref) \
+     OR EXISTS (SELECT 1 FROM account WHERE at > 0) OR EXISTS (SELECT 1 FROM hold) \
+     OR EXISTS (SELECT 1 FROM entry))";
+/// What holds that were refused have left.
+const TIDY: &str = "DELETE FROM account WHERE at = 0";
 const FIND: &str = "SELECT id, run FROM run WHERE id = ANY($1::uuid[])";
 const TAKEN: &str = "SELECT id, key_hash FROM run WHERE id = ANY($1::uuid[]) \
      OR key_hash = ANY($2::bytea[])";
@@ -36,7 +48,8 @@ const IS_BROKEN: &str = "SELECT EXISTS (SELECT 1 FROM run LEFT JOIN (SELECT run,
 const GO_ON: &str = "SELECT setval(pg_get_serial_sequence('run', 'run'), $1), \
      setval(pg_get_serial_sequence('letter', 'number'), $2)";
 
-const STATEMENTS: [&str; 6] = [IS_EMPTY, NODES, FIND, TAKEN, IS_BROKEN, GO_ON];
+const STATEMENTS: [&str; 9] =
+    [IS_EMPTY, TIDY, NODES, FIND, TAKEN, IS_BROKEN, IS_ASTRAY, ADD_UP, GO_ON];
 
 type Cell<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
@@ -141,6 +154,7 @@ impl Filling {
             let problem = "a node is at work in it: stop it, or wait until its lease is over";
             return Err(Problem::Refused(address.unavailable(problem)));
         }
+        link.query([step(TIDY, &[])]).await?;
         Ok(Self { link, known: HashMap::new(), last_run: 0, last_letter: 0 })
     }
 
@@ -154,6 +168,9 @@ impl Filling {
                 Some(Record::LetterTaken { .. }) => self.take_letters_taken(group).await?,
                 Some(Record::Fact { .. } | Record::Operation { .. } | Record::Blob { .. }) => {
                     self.take_named(group).await?;
+                }
+                Some(Record::Account { .. } | Record::Hold { .. } | Record::Entry { .. }) => {
+                    self.take_ledger(group).await?;
                 }
                 _ => self.take_parts(group).await?,
             }
@@ -315,10 +332,72 @@ impl Filling {
         copy(&self.link, table, rows).await
     }
 
+    async fn take_ledger(&self, group: &[Record]) -> Result<(), Problem> {
+        let mut rows = Vec::new();
+        let mut table = &ACCOUNT;
+        for record in group {
+            rows.push(match record {
+                Record::Account { account, spent, entries, at } => {
+                    let numbers = [spent.tokens, spent.money, *entries].map(schema::stored);
+                    let [tokens, money, entries] = numbers;
+                    let name = &*account.name;
+                    row![name, account.since, tokens, money, 0_i64, 0_i64, entries, at.0]
+                }
+                Record::Hold {
+                    id,
+                    amounts,
+                    limited,
+                    tallies,
+                    charged,
+                    expires_at,
+                    subject,
+                    body,
+                } => {
+                    table = &HOLD;
+                    row![
+                        account::uuid(*id),
+                        schema::stored(amounts.tokens),
+                        schema::stored(amounts.money),
+                        to_column(limited),
+                        to_column(tallies),
+                        *charged,
+                        expires_at.0,
+                        subject.as_deref(),
+                        &**body,
+                    ]
+                }
+                Record::Entry { id, at, kind, subject, amounts, body } => {
+                    table = &ENTRY;
+                    row![
+                        account::uuid(*id),
+                        at.0,
+                        *kind == EntryKind::Expired,
+                        subject.as_deref(),
+                        schema::stored(amounts.tokens),
+                        schema::stored(amounts.money),
+                        &**body,
+                    ]
+                }
+                _ => continue,
+            });
+        }
+        copy(&self.link, table, rows).await
+    }
+
     async fn finish(self) -> Result<(), Problem> {
         let (run, letter) = (self.last_run.max(1), self.last_letter.max(1));
-        let [broken, _] =
-            self.link.query([step(IS_BROKEN, &[]), step(GO_ON, &[&run, &letter])]).await?;
+        let [broken, astray, _, _] = self
+            .link
+            .query([
+                step(IS_BROKEN, &[]),
+                step(IS_ASTRAY, &[]),
+                step(ADD_UP, &[]),
+                step(GO_ON, &[&run, &letter]),
+            ])
+            .await?;
+        if astray.first().map(|row| row.try_get(0)).transpose()? != Some(false) {
+            return Err(Problem::Refused(NO_ACCOUNT));
+        }
         if broken.first().map(|row| row.try_get(0)).transpose()? != Some(false) {
             return Err(Problem::Refused(misuse(
                 "a log of the archive has a hole, or its card says another length",
@@ -336,9 +415,13 @@ const fn owner(record: &Record) -> Option<RunId> {
         | Record::Letter { run, .. }
         | Record::LetterTaken { run, .. } => Some(*run),
         Record::BlobUse { run, .. } => *run,
-        Record::Run(_) | Record::Blob { .. } | Record::Fact { .. } | Record::Operation { .. } => {
-            None
-        }
+        Record::Run(_)
+        | Record::Blob { .. }
+        | Record::Fact { .. }
+        | Record::Operation { .. }
+        | Record::Account { .. }
+        | Record::Hold { .. }
+        | Record::Entry { .. } => None,
     }
 }
 
@@ -369,78 +452,6 @@ fn card(number: i64, run: &RunRecord, key_hash: Option<Vec<u8>>) -> Vec<Cell<'_>
         &*run.summary,
     ]
 }
-
-/// A table, and what is copied into it.
-struct Table {
-    sql: &'static str,
-    types: &'static [Type],
-}
-
-static RUN: Table = Table {
-    sql: "COPY run (run, id, tenant, agent, key, key_hash, state, disposition, wake_at, rank, \
-          priority, epoch, head_seq, created_at, updated_at, session, tags, parent, problem, \
-          summary) FROM STDIN BINARY",
-    types: &[
-        Type::INT8,
-        Type::UUID,
-        Type::TEXT,
-        Type::TEXT,
-        Type::TEXT,
-        Type::BYTEA,
-        Type::TEXT,
-        Type::INT2,
-        Type::INT8,
-        Type::INT8,
-        Type::INT4,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::INT8,
-        Type::TEXT,
-        Type::TEXT_ARRAY,
-        Type::UUID,
-        Type::TEXT,
-        Type::BYTEA,
-    ],
-};
-static RUN_TEXT: Table =
-    Table { sql: "COPY run_text (run, text) FROM STDIN BINARY", types: &[Type::INT8, Type::TEXT] };
-static EVENT: Table = Table {
-    sql: "COPY event (run, seq, at, kind, version, body) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::INT8, Type::TEXT, Type::INT4, Type::BYTEA],
-};
-static CHECKPOINT: Table = Table {
-    sql: "COPY checkpoint (run, seq, at, body) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::INT8, Type::BYTEA],
-};
-static BLOB: Table =
-    Table { sql: "COPY blob (hash, body) FROM STDIN BINARY", types: &[Type::BYTEA, Type::BYTEA] };
-static BLOB_REF: Table =
-    Table { sql: "COPY blob_ref (run, hash) FROM STDIN BINARY", types: &[Type::INT8, Type::BYTEA] };
-static LETTER: Table = Table {
-    sql: "COPY letter (number, run, id, kind, body, at, taken) FROM STDIN BINARY",
-    types: &[Type::INT8, Type::INT8, Type::TEXT, Type::TEXT, Type::BYTEA, Type::INT8, Type::BOOL],
-};
-static FACT: Table = Table {
-    sql: "COPY fact (scope, key, value, version, at, expires_at) FROM STDIN BINARY",
-    types: &[Type::TEXT, Type::TEXT, Type::BYTEA, Type::INT8, Type::INT8, Type::INT8],
-};
-static OPERATION: Table = Table {
-    sql: "COPY operation (name, scope, key, digest, owner, node, since, answer, settled_at, \
-          expires_at) FROM STDIN BINARY",
-    types: &[
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::BYTEA,
-        Type::TEXT,
-        Type::INT8,
-        Type::BYTEA,
-        Type::INT8,
-        Type::INT8,
-    ],
-};
 
 async fn copy(link: &Link, table: &Table, rows: Vec<Vec<Cell<'_>>>) -> Result<(), Problem> {
     if rows.is_empty() {

@@ -8,10 +8,10 @@ use super::link::{Failure, Link};
 use crate::{Disposition, NodeId, RunHead, RunId, StoreError, Timestamp};
 
 /// The version that a store has after [`open`].
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// `MIGRATIONS[n]` leads from version n to version n + 1. A released one never changes.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 // No index on `run` holds a column that the append of a running run changes, so that such an update
 // stays in its page (a HOT update) for which the page keeps room. `rank` is the place in the line of a run
@@ -112,6 +112,42 @@ const VERSION_1: &str = "
         expires_at bigint
     );
     CREATE INDEX operation_expiry ON operation (expires_at) WHERE expires_at IS NOT NULL;
+";
+
+const VERSION_2: &str = "
+    CREATE TABLE account (
+        name text COLLATE \"C\" NOT NULL,
+        since bigint NOT NULL,
+        spent_tokens bigint NOT NULL,
+        spent_money bigint NOT NULL,
+        held_tokens bigint NOT NULL,
+        held_money bigint NOT NULL,
+        entries bigint NOT NULL,
+        at bigint NOT NULL,
+        PRIMARY KEY (name, since)
+    ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+    CREATE TABLE hold (
+        id uuid PRIMARY KEY,
+        tokens bigint NOT NULL,
+        money bigint NOT NULL,
+        limited text NOT NULL,
+        tallies text NOT NULL,
+        charged boolean NOT NULL,
+        expires_at bigint NOT NULL,
+        subject text,
+        body bytea NOT NULL
+    );
+    CREATE INDEX hold_expiry ON hold (charged, expires_at);
+    CREATE TABLE entry (
+        id uuid PRIMARY KEY,
+        at bigint NOT NULL,
+        expired boolean NOT NULL,
+        subject text,
+        tokens bigint NOT NULL,
+        money bigint NOT NULL,
+        body bytea NOT NULL
+    );
+    CREATE INDEX entry_subject ON entry (subject, id) WHERE subject IS NOT NULL;
 ";
 
 /// The store's clock, in milliseconds: the database's, never a node's.

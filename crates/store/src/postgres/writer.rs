@@ -17,7 +17,7 @@ use super::address::Address;
 use super::link::Link;
 use super::notify::Outbox;
 use super::task::{Request, Task, Write};
-use super::{append, claim, facts, flag, keys, lease, prune};
+use super::{append, claim, facts, flag, keys, lease, ledger, overdue, prune};
 use crate::patience::limited;
 use crate::{NewRun, StoreError};
 
@@ -35,7 +35,7 @@ const CLOSED: &str = "it has been closed";
 
 /// Everything that the writer sends.
 fn statements() -> impl Iterator<Item = &'static str> {
-    let kinds: [&[&str]; 15] = [
+    let kinds: [&[&str]; 19] = [
         <NewRun as Write>::STATEMENTS,
         <append::Appending as Write>::STATEMENTS,
         <lease::Renew as Write>::STATEMENTS,
@@ -49,6 +49,10 @@ fn statements() -> impl Iterator<Item = &'static str> {
         <facts::WriteFacts as Write>::STATEMENTS,
         <facts::Purge as Write>::STATEMENTS,
         <flag::Flag as Write>::STATEMENTS,
+        <ledger::TakeHolds as Write>::STATEMENTS,
+        <ledger::SettleHolds as Write>::STATEMENTS,
+        <overdue::Expire as Write>::STATEMENTS,
+        <overdue::Prune as Write>::STATEMENTS,
         <prune::Cards as Write>::STATEMENTS,
         <prune::Remains as Write>::STATEMENTS,
     ];

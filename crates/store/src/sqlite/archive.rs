@@ -1,14 +1,20 @@
 //! Everything that a file holds, read in one transaction on a connection of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::account::{
+    KeptAccount, KeptHold, account_columns, account_of, entry_columns, entry_of, hold_columns,
+    hold_of,
+};
 use super::schema::{self, head_columns};
 use super::writer::Failure;
 use super::{SqliteStore, at_read, open, restore, seal};
 use crate::archive::{AnswerRecord, PageOfRecords};
+use crate::books::Standing;
 use crate::{Archive, BlobHash, Dump, Record, Restore, RunId, RunRecord, StoreError, Timestamp};
 
 /// Where a dump stands: in which table, and at which row of it.
@@ -17,14 +23,30 @@ struct Place {
     after: i64,
     /// As `after`, where rows have no number: the run and the hash of the last use of a blob.
     used: (i64, Vec<u8>),
+    /// The last account.
+    account: (String, i64),
+    /// The id of the last hold or entry.
+    id: Vec<u8>,
 }
 
 /// What is read of a section from a place on.
 type Section = fn(&Connection, &mut Place, &mut PageOfRecords) -> Result<(), Failure>;
 
 /// The sections of an archive, in their order.
-const SECTIONS: [Section; 9] =
-    [runs, events, checkpoints, blobs, blob_uses, letters, letters_taken, facts, operations];
+const SECTIONS: [Section; 12] = [
+    runs,
+    events,
+    checkpoints,
+    blobs,
+    blob_uses,
+    letters,
+    letters_taken,
+    facts,
+    operations,
+    accounts,
+    holds,
+    entries,
+];
 
 struct SqliteDump {
     path: PathBuf,
@@ -63,6 +85,7 @@ fn read(connection: &Connection, place: &mut Place) -> Result<Vec<Record>, Failu
         if page.records.len() == before {
             place.section += 1;
             place.after = i64::MIN;
+            place.id.clear();
         }
     }
     Ok(page.records)
@@ -262,9 +285,76 @@ fn operations(
     })
 }
 
+fn accounts(
+    connection: &Connection,
+    place: &mut Place,
+    page: &mut PageOfRecords,
+) -> Result<(), Failure> {
+    let mut select = connection.prepare_cached(concat!(
+        "SELECT ",
+        account_columns!(),
+        " FROM account WHERE (name, since) > (?1, ?2) ORDER BY name, since"
+    ))?;
+    let mut rows = select.query(params![place.account.0, place.account.1])?;
+    while !page.is_full() {
+        let Some(row) = rows.next()? else { break };
+        let KeptAccount { row: _, account, standing, at } = account_of(row)?;
+        let Standing { spent, held: _, entries } = standing;
+        place.account = (account.name.clone(), account.since);
+        page.push(Record::Account { account, spent, entries, at });
+    }
+    Ok(())
+}
+
+fn holds(
+    connection: &Connection,
+    place: &mut Place,
+    page: &mut PageOfRecords,
+) -> Result<(), Failure> {
+    let mut select = connection.prepare_cached(concat!(
+        "SELECT ",
+        hold_columns!(),
+        " FROM hold WHERE id > ?1 ORDER BY id"
+    ))?;
+    let mut rows = select.query([&place.id])?;
+    while !page.is_full() {
+        let Some(row) = rows.next()? else { break };
+        let KeptHold { id, open, expires_at, subject, body } = hold_of(row)?;
+        place.id = id.as_bytes().to_vec();
+        page.push(Record::hold(id, open, expires_at, subject, body.into()));
+    }
+    Ok(())
+}
+
+fn entries(
+    connection: &Connection,
+    place: &mut Place,
+    page: &mut PageOfRecords,
+) -> Result<(), Failure> {
+    let mut select = connection.prepare_cached(concat!(
+        "SELECT ",
+        entry_columns!(),
+        " FROM entry WHERE id > ?1 ORDER BY id"
+    ))?;
+    let mut rows = select.query([&place.id])?;
+    while !page.is_full() {
+        let Some(row) = rows.next()? else { break };
+        let entry = entry_of(row)?;
+        place.id = entry.id.as_bytes().to_vec();
+        page.push(Record::entry(entry));
+    }
+    Ok(())
+}
+
 fn begin(path: &Path) -> Result<SqliteDump, StoreError> {
     let connection = open::snapshot(path)?;
-    let place = Place { section: 0, after: i64::MIN, used: (i64::MIN, Vec::new()) };
+    let place = Place {
+        section: 0,
+        after: i64::MIN,
+        used: (i64::MIN, Vec::new()),
+        account: (String::new(), i64::MIN),
+        id: Vec::new(),
+    };
     Ok(SqliteDump { path: path.to_owned(), reading: Some((connection, place)) })
 }
 
@@ -283,7 +373,7 @@ impl Archive for SqliteStore {
         if let Some(problem) = self.writer.refuses() {
             return Err(super::unavailable(&self.path, problem));
         }
-        let begun = restore::begin(self.path.clone()).await?;
+        let begun = restore::begin(self.path.clone(), Arc::clone(&self.remembered)).await?;
         Ok(Box::new(begun))
     }
 }

@@ -31,7 +31,7 @@ impl SqliteStore {
         let free = Mutex::new(vec![connection]);
         let readers = Arc::new(Readers { free, count: 1, places: Semaphore::new(1) });
         let writer = Handle::none(path.clone());
-        Ok(Self { id, path, clock: Clock::start(), readers, writer })
+        Ok(Self { id, path, clock: Clock::start(), readers, remembered: Arc::default(), writer })
     }
 
     /// Copies the store at `from`, as it is when the copy begins, into a new file at `to`, also while

@@ -1,10 +1,12 @@
 //! A store in one SQLite file.
 //!
 //! `open` finds out whether the file may be used, `schema` holds its tables, `writer` owns the one
-//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag`, `lease` and `prune` are what it
-//! writes, `read` is what the others read. `inspect` looks at a file that another process may have open
-//! and copies it, `archive` gives everything out, `restore` takes everything in.
+//! connection that writes, `append`, `mail`, `keys`, `facts`, `flag`, `lease`, `ledger` and `prune`
+//! are what it writes, `read` is what the others read, `account` and `seal` say what rows of the ledger are
+//! and whether they are what was written. `inspect` looks at a file that another process may have open and
+//! copies it, `archive` gives everything out, `restore` takes everything in.
 
+mod account;
 mod append;
 mod archive;
 mod facts;
@@ -12,6 +14,7 @@ mod flag;
 mod inspect;
 mod keys;
 mod lease;
+mod ledger;
 mod mail;
 mod open;
 mod prune;
@@ -34,6 +37,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
+use self::ledger::Remembered;
 use self::open::Opened;
 use self::writer::{Failure, Handle};
 use crate::clock::Clock;
@@ -71,6 +75,7 @@ pub struct SqliteStore {
     path: PathBuf,
     clock: Clock,
     readers: Arc<Readers>,
+    remembered: Arc<Remembered>,
     writer: Handle,
 }
 
@@ -105,7 +110,8 @@ impl SqliteStore {
         });
         let SqliteOptions { checkpoint_wal_bytes, readers: _ } = options;
         let writer = Handle::start(path.clone(), opened.writer, opened.lock, checkpoint_wal_bytes)?;
-        Ok(Self { id: opened.id, path, clock: Clock::start(), readers, writer })
+        let remembered = Arc::default();
+        Ok(Self { id: opened.id, path, clock: Clock::start(), readers, remembered, writer })
     }
 
     /// Runs a read on a free connection, on a thread that may block.

@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
+use super::account;
 use super::schema::{self, head_columns};
 use super::writer::{Failure, Write};
 use crate::{BlobHash, PRUNE_BYTES, PRUNE_ROWS_MAX, Prune, Pruned, RunHead, RunId, Timestamp};
@@ -231,7 +232,7 @@ impl Sweep<'_> {
 /// Most findings of one kind that are told.
 const FINDINGS_MAX: usize = 100;
 
-/// What SQLite finds wrong with the file, and rows that belong to nothing.
+/// What SQLite finds wrong with the file, rows that belong to nothing, and what is wrong with the ledger.
 pub(super) fn examine(connection: &Connection) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     let check = format!("PRAGMA integrity_check({FINDINGS_MAX})");
@@ -273,5 +274,6 @@ pub(super) fn examine(connection: &Connection) -> Result<Vec<String>, Failure> {
         let hash = BlobHash(row.get(0)?);
         found.push(format!("blob {hash} is referred to and missing; restore a backup"));
     }
+    found.extend(account::examine(connection)?);
     Ok(found)
 }

@@ -2,20 +2,29 @@
 //! leaves it empty. The file's log grows to the size of the archive until it is committed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::account::{
+    HoldRow, INSERT_ENTRY, INSERT_HOLD, account, insert_account, insert_entry, save,
+};
 use super::append::{insert_finds, insert_run};
+use super::ledger::Remembered;
 use super::seal::seal;
 use super::writer::Failure;
 use super::{at_read, open, unavailable};
+use crate::archive::NO_ACCOUNT;
+use crate::books::{Books, OpenHold, Standing, to_column};
 use crate::rules::misuse;
-use crate::{Disposition, Record, Restore, RunId, RunRecord, StoreError};
+use crate::{Disposition, Entry, Record, Restore, RunId, RunRecord, StoreError};
 
 /// A file that is being filled.
 pub(super) struct SqliteRestore {
     path: PathBuf,
+    /// What the writer remembers of the ledger, which is over once this is committed.
+    remembered: Arc<Remembered>,
     /// Away while it is written to, and after an error.
     writing: Option<Filling>,
 }
@@ -26,12 +35,17 @@ struct Filling {
     last: Option<(RunId, i64)>,
 }
 
-pub(super) async fn begin(path: PathBuf) -> Result<SqliteRestore, StoreError> {
+pub(super) async fn begin(
+    path: PathBuf,
+    remembered: Arc<Remembered>,
+) -> Result<SqliteRestore, StoreError> {
     let place = path.clone();
     let begun = tokio::task::spawn_blocking(move || {
         let connection = open::filling(&place)?;
         let is_empty = "SELECT NOT (EXISTS (SELECT 1 FROM run) OR EXISTS (SELECT 1 FROM blob) \
-                        OR EXISTS (SELECT 1 FROM fact) OR EXISTS (SELECT 1 FROM operation))";
+                        OR EXISTS (SELECT 1 FROM fact) OR EXISTS (SELECT 1 FROM operation) \
+                        OR EXISTS (SELECT 1 FROM account) OR EXISTS (SELECT 1 FROM hold) \
+                        OR EXISTS (SELECT 1 FROM entry))";
         let is_empty: bool = connection
             .query_row(is_empty, [], |row| row.get(0))
             .map_err(|error| at_read(&place, error.into()))?;
@@ -42,7 +56,7 @@ pub(super) async fn begin(path: PathBuf) -> Result<SqliteRestore, StoreError> {
         Ok(Filling { connection, last: None })
     });
     let begun = begun.await.map_err(|error| unavailable(&path, error.to_string()))?;
-    Ok(SqliteRestore { path, writing: Some(begun?) })
+    Ok(SqliteRestore { path, remembered, writing: Some(begun?) })
 }
 
 impl SqliteRestore {
@@ -90,7 +104,9 @@ impl Restore for SqliteRestore {
             }
             Ok(filling.connection.execute_batch("COMMIT")?)
         })
-        .await
+        .await?;
+        self.remembered.forget();
+        Ok(())
     }
 }
 
@@ -168,7 +184,45 @@ impl Filling {
                  VALUES (?1, ?2, '', 0, x'', 1)",
                 &[&id],
             )?,
-            other => self.take_named(other)?,
+            Record::Fact { .. } | Record::Operation { .. } => self.take_named(record)?,
+            other => self.take_ledger(other)?,
+        }
+        Ok(())
+    }
+
+    fn take_ledger(&self, record: Record) -> Result<(), Failure> {
+        let connection = &self.connection;
+        match record {
+            Record::Account { account, spent, entries, at } => {
+                let standing = Standing { spent, entries, ..Standing::default() };
+                insert_account(connection, &account, &standing, at)?;
+            }
+            Record::Hold { id, amounts, limited, tallies, charged, expires_at, subject, body } => {
+                let row = HoldRow {
+                    id,
+                    amounts,
+                    limited: &to_column(&limited),
+                    tallies: &to_column(&tallies),
+                    is_charged: charged,
+                    expires_at: expires_at.0,
+                    subject: subject.as_deref(),
+                    body: &body,
+                };
+                row.insert(&mut connection.prepare_cached(INSERT_HOLD)?)?;
+                let open = OpenHold { amounts, limited, tallies, is_charged: charged };
+                for named in &open.limited {
+                    let found = account(connection, named)?.ok_or(Failure::Refused(NO_ACCOUNT))?;
+                    let mut books = Books::default();
+                    books.open_row(found.account, found.standing, Some(found.row));
+                    books.hold_on(named, open.held());
+                    save(connection, &mut books, found.at)?;
+                }
+            }
+            Record::Entry { id, at, kind, subject, amounts, body } => {
+                let entry = Entry { id, at, kind, subject, amounts, body };
+                insert_entry(&mut connection.prepare_cached(INSERT_ENTRY)?, &entry)?;
+            }
+            _ => {}
         }
         Ok(())
     }

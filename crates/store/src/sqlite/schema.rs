@@ -8,10 +8,10 @@ use crate::{Disposition, NodeId, RunHead, RunId, Timestamp};
 pub(super) const APPLICATION_ID: i64 = 0x5354_4446;
 
 /// The version that a store has after [`migrate`].
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// `MIGRATIONS[n]` leads from version n to version n + 1. A released one never changes.
-const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 // The indexes on `run` hold no column that an ordinary append changes, or are partial and do not
 // cover a held run: an append rewrites one row of `run` and no index of it.
@@ -132,6 +132,48 @@ const VERSION_4: &str = "
     ALTER TABLE checkpoint ADD COLUMN seal INTEGER;
     ALTER TABLE operation ADD COLUMN seal INTEGER;
     ALTER TABLE operation ADD COLUMN answer_seal INTEGER;
+";
+
+// What is written for every call is kept to as few trees as can be: a hold has no index before it has been
+// charged, since those that are open are few and short-lived.
+const VERSION_5: &str = "
+    CREATE TABLE account (
+        pos INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        spent_tokens INTEGER NOT NULL,
+        spent_money INTEGER NOT NULL,
+        held_tokens INTEGER NOT NULL,
+        held_money INTEGER NOT NULL,
+        entries INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        seal INTEGER NOT NULL,
+        UNIQUE (name, since)
+    ) STRICT;
+    CREATE TABLE hold (
+        id BLOB NOT NULL PRIMARY KEY,
+        charged INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        money INTEGER NOT NULL,
+        limited TEXT NOT NULL,
+        tallies TEXT NOT NULL,
+        subject TEXT,
+        body BLOB NOT NULL,
+        seal INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX hold_charged ON hold (expires_at) WHERE charged = 1;
+    CREATE TABLE entry (
+        id BLOB NOT NULL PRIMARY KEY,
+        at INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        subject TEXT,
+        tokens INTEGER NOT NULL,
+        money INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        seal INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX entry_subject ON entry (subject, id) WHERE subject IS NOT NULL;
 ";
 
 /// Brings a store from version `found` to [`VERSION`], in one transaction: a crash leaves the old

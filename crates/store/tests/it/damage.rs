@@ -22,9 +22,9 @@ impl Stores {
     async fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
-        drop(session(folder.path(), true).await);
+        drop(session(folder.path(), 0).await);
         let closed = read("steadfast.db");
-        let store = session(folder.path(), false).await;
+        let store = session(folder.path(), 1).await;
         let (database, log) = (read("steadfast.db"), read("steadfast.db-wal"));
         drop(store);
         Self { closed, database, log }

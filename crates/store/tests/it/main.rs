@@ -10,6 +10,7 @@
 mod alike;
 #[cfg(target_os = "linux")]
 mod damage;
+mod ledger;
 #[cfg(target_os = "linux")]
 mod medium;
 mod memory;
@@ -20,5 +21,7 @@ mod postgres_server;
 #[cfg(target_os = "linux")]
 mod power;
 mod sqlite;
+#[cfg(target_os = "linux")]
+mod till;
 #[cfg(target_os = "linux")]
 mod trouble;

@@ -33,7 +33,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// By when the slowest machine has done what a test waits for.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-async fn open(server: &Server, schema: &str) -> Result<PostgresStore, StoreError> {
+pub(crate) async fn open(server: &Server, schema: &str) -> Result<PostgresStore, StoreError> {
     connect(server, schema, Duration::from_secs(10)).await
 }
 

@@ -16,6 +16,7 @@ use steadfast_store::{
 
 use crate::medium::Medium;
 use crate::medium::disk::{self, Deed, Dice, Disk};
+use crate::till;
 
 /// Where the writing process has its store.
 const FOLDER: &str = "STEADFAST_TEST_FOLDER";
@@ -56,7 +57,7 @@ fn event(run: u8, seq: u64) -> NewEvent {
 }
 
 /// Tells the outside that something was acknowledged.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     writeln!(std::io::stdout().lock(), "{text}").unwrap();
 }
 
@@ -104,19 +105,19 @@ async fn append(store: &SqliteStore, node: &NodeId, (run, epoch): (u8, u64), las
 /// Nodes come and go; each writes to every run at once.
 pub(crate) async fn write(folder: &Path) {
     for number in 0..SESSIONS {
-        let store = session(folder, number == 0).await;
+        let store = session(folder, number).await;
         if number == 0 {
             store.close().await.unwrap();
         }
     }
 }
 
-/// Opens a store and writes to every run at once.
-pub(crate) async fn session(folder: &Path, is_first: bool) -> Arc<SqliteStore> {
+/// Opens a store and writes to every run and to the ledger at once, after so many sessions before.
+pub(crate) async fn session(folder: &Path, before: u64) -> Arc<SqliteStore> {
     let store = Arc::new(open(folder).unwrap());
     let node = NodeId::generate();
     store.renew(&node, Duration::from_secs(60)).await.unwrap();
-    if is_first {
+    if before == 0 {
         for run in 1..=RUNS {
             create(&store, run).await;
         }
@@ -124,6 +125,7 @@ pub(crate) async fn session(folder: &Path, is_first: bool) -> Arc<SqliteStore> {
     let claimed = store.claim(&node, 99, &Caps::default()).await.unwrap();
     assert_eq!(claimed.len(), usize::from(RUNS));
     let mut writers = tokio::task::JoinSet::new();
+    till::write(&store, before, &mut writers);
     for head in claimed {
         let (store, node, run) = (Arc::clone(&store), node.clone(), head.id.as_bytes()[0]);
         writers.spawn(async move {
@@ -155,7 +157,7 @@ pub(crate) enum Wrong {
     Torn(String),
 }
 
-/// What is true of a store, however it came about: how many events each run has.
+/// What is true of a store, however it came about: how many events each run has, and how far each teller is.
 pub(crate) async fn check(folder: &Path) -> Result<BTreeMap<u8, u64>, Wrong> {
     let store = open(folder).map_err(|error| Wrong::NotOpened(error.to_string()))?;
     let text = |error: StoreError| match error {
@@ -209,6 +211,7 @@ pub(crate) async fn check(folder: &Path) -> Result<BTreeMap<u8, u64>, Wrong> {
         }
         found.insert(run, head.head_seq);
     }
+    found.extend(till::check(&store).await?);
     store.close().await.map_err(text)?;
     match integrity(folder) {
         Ok(()) => Ok(found),
@@ -227,9 +230,10 @@ pub(crate) fn integrity(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// How many events of each run there are after so many sessions.
+/// How many events of each run there are after so many sessions, and how far each teller is.
 pub(crate) fn everything(sessions: u64) -> BTreeMap<u8, u64> {
-    (1..=RUNS).map(|run| (run, 1 + sessions * APPENDS)).collect()
+    let runs = (1..=RUNS).map(|run| (run, 1 + sessions * APPENDS));
+    runs.chain(till::everything(sessions)).collect()
 }
 
 /// The process that the others watch; on its own, it shows that the check finds what was written.

@@ -261,7 +261,7 @@ async fn an_empty_file_becomes_a_store() {
         .unwrap()
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .unwrap();
-    assert_eq!(version, 4);
+    assert_eq!(version, 5);
     assert_eq!(open(&path).unwrap().id(), id);
 }
 
@@ -306,10 +306,10 @@ fn a_newer_store_is_refused_and_left_alone() {
     let (_directory, path) = place();
     drop(open(&path).unwrap());
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 5).unwrap();
+    connection.pragma_update(None, "user_version", 6).unwrap();
     drop(connection);
     let error = refusal(&path);
-    assert!(matches!(error, StoreError::Newer { found: 5, known: 4, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 6, known: 5, .. }), "{error:?}");
 }
 
 /// A store that a release with schema version 2 wrote: one run of the report example, finished. Kept for

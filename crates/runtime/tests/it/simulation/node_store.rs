@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use steadfast_store::{
-    Append, Appended, Archive, BlobHash, Caps, Catalog, Checkpoint, Created, Disposition, Dump,
-    Fact, FactFilter, FactName, FactWrite, Facts, Fence, HeadUpdate, Journal, KeyClaim,
-    KeySettlement, KeyStanding, Keys, Leases, Letter, Mail, Mailbox, NewRun, NodeId, Page, Prune,
-    Pruned, Restore, RunFilter, RunHead, RunId, Sent, Store, StoreError, StoredEvent, Timestamp,
-    Upkeep,
+    Account, AccountFilter, Append, Appended, Archive, Balance, BlobHash, Caps, Catalog,
+    Checkpoint, Created, Disposition, Dump, Entry, EntryFilter, Fact, FactFilter, FactName,
+    FactWrite, Facts, Fence, HeadUpdate, Held, Hold, Journal, KeyClaim, KeySettlement, KeyStanding,
+    Keys, Leases, Ledger, Letter, Mail, Mailbox, NewRun, NodeId, Page, Prune, Pruned, Restore,
+    RunFilter, RunHead, RunId, Sent, Settled, Settlement, Store, StoreError, StoredEvent,
+    Timestamp, Upkeep,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -338,6 +339,44 @@ impl Keys for NodeStore {
     async fn purge_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.reach().await;
         self.inner().purge_keys(limit).await
+    }
+}
+
+#[async_trait]
+impl Ledger for NodeStore {
+    async fn hold(&self, holds: Vec<Hold>) -> Result<Vec<Held>, StoreError> {
+        self.reach().await;
+        self.inner().hold(holds).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, StoreError> {
+        self.reach().await;
+        self.inner().settle(settlements).await
+    }
+
+    async fn expire_holds(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.reach().await;
+        self.inner().expire_holds(limit).await
+    }
+
+    async fn balances(&self, accounts: Vec<Account>) -> Result<Vec<Balance>, StoreError> {
+        self.reach().await;
+        self.inner().balances(accounts).await
+    }
+
+    async fn accounts(&self, filter: AccountFilter) -> Result<Vec<Balance>, StoreError> {
+        self.reach().await;
+        self.inner().accounts(filter).await
+    }
+
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, StoreError> {
+        self.reach().await;
+        self.inner().entries(filter).await
+    }
+
+    async fn prune_ledger(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.reach().await;
+        self.inner().prune_ledger(before, limit).await
     }
 }
 

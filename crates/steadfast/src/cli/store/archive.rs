@@ -9,8 +9,9 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use steadfast_store::Record;
 
-/// The version of the format. One that is raised can still read the earlier ones.
-const VERSION: u32 = 1;
+/// The version of the format. One that is raised can still read the earlier ones. Since 2 there are accounts,
+/// holds and entries.
+const VERSION: u32 = 2;
 
 /// Longest line that is read: the largest value, with every byte escaped.
 const LINE_BYTES_MAX: u64 = 512 * 1024 * 1024;

@@ -95,6 +95,34 @@ pub(super) async fn store(
     }
 }
 
+/// What a command wants of a store.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Use {
+    /// To see it as it is at this moment, whoever uses it.
+    Look,
+    /// To change what is there.
+    Change,
+    /// To change it, and to make it if it is not there.
+    Make,
+}
+
+/// The store that `--store` or the configuration names.
+pub(super) async fn store_for(
+    place: Option<String>,
+    config: Option<&Path>,
+    intent: Use,
+) -> anyhow::Result<Arc<dyn Store>> {
+    let place = match place {
+        Some(named) => find("--store", &named, config)?,
+        None => Config::load(config)?.store_place()?,
+    };
+    match intent {
+        Use::Look => inspect(&place).await,
+        Use::Change => open_existing(&place).await,
+        Use::Make => open(&place).await,
+    }
+}
+
 /// What a word of the command line names: a file, or a database by its URL or its variable. The schema of a
 /// database is the configuration's, if there is one.
 fn find(option: &str, named: &str, config: Option<&Path>) -> anyhow::Result<StorePlace> {

@@ -1,6 +1,6 @@
 //! What the API's bodies look like, as schemas.
 
-use steadfast_runtime::{RunEvent, Status};
+use steadfast_runtime::{KeyState, RunEvent, Status};
 use utoipa::openapi::Ref;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
 
@@ -235,7 +235,7 @@ pub(super) fn schemas() -> Vec<(&'static str, ObjectBuilder)> {
             ]),
         ),
     ];
-    described.into_iter().chain(actions()).chain(facts()).collect()
+    described.into_iter().chain(actions()).chain(facts()).chain(keys()).collect()
 }
 
 /// What one does with a run, and what it says.
@@ -300,6 +300,101 @@ fn facts() -> Vec<(&'static str, ObjectBuilder)> {
             object(&[("keep", Type::String, false)]).property("value", any()).required("value"),
         ),
     ]
+}
+
+/// Access keys.
+fn keys() -> Vec<(&'static str, ObjectBuilder)> {
+    let key = || {
+        key_fields(object(KEY_FIELDS))
+            .property(
+                "state",
+                typed(Type::String).enum_values(Some(KEY_STATES.map(KeyState::as_str))),
+            )
+            .required("state")
+            .property("old_secrets_until", ArrayBuilder::new().items(typed(Type::Integer)))
+            .required("old_secrets_until")
+    };
+    let edited = object(EDIT_FIELDS)
+        .property("budget", or_null(budget()))
+        .property("models", ArrayBuilder::new().items(typed(Type::String)))
+        .property("labels", typed(Type::Object));
+    vec![
+        ("Key", key()),
+        ("KeyWithSecret", key().property("secret", typed(Type::String)).required("secret")),
+        (
+            "KeyPage",
+            object(&[("next", Type::String, false)])
+                .property("keys", ArrayBuilder::new().items(Ref::from_schema_name("Key")))
+                .required("keys"),
+        ),
+        ("NewKey", key_fields(object(NEW_KEY_FIELDS))),
+        ("EditKey", edited),
+        (
+            "RotateKey",
+            typed(Type::Object)
+                .property("grace", typed(Type::String))
+                .property("seen", nullable(Type::Integer)),
+        ),
+    ]
+}
+
+const KEY_STATES: [KeyState; 4] =
+    [KeyState::Active, KeyState::Disabled, KeyState::Expired, KeyState::Revoked];
+
+const KEY_FIELDS: &[(&str, Type, bool)] = &[
+    ("id", Type::String, true),
+    ("name", Type::String, true),
+    ("tenant", Type::String, true),
+    ("user", Type::String, false),
+    ("agent", Type::String, false),
+    ("expires_at", Type::Integer, false),
+    ("disabled", Type::Boolean, true),
+    ("created_at", Type::Integer, true),
+    ("rotated_at", Type::Integer, false),
+    ("revoked_at", Type::Integer, false),
+    ("last_used_at", Type::Integer, false),
+    ("secrets", Type::Integer, true),
+];
+
+const NEW_KEY_FIELDS: &[(&str, Type, bool)] = &[
+    ("name", Type::String, true),
+    ("tenant", Type::String, true),
+    ("user", Type::String, false),
+    ("agent", Type::String, false),
+    ("expires_at", Type::Integer, false),
+    ("disabled", Type::Boolean, false),
+];
+
+const EDIT_FIELDS: &[(&str, Type, bool)] = &[
+    ("name", Type::String, false),
+    ("user", Type::String, false),
+    ("agent", Type::String, false),
+    ("requests_per_minute", Type::Integer, false),
+    ("tokens_per_minute", Type::Integer, false),
+    ("at_once", Type::Integer, false),
+    ("expires_at", Type::Integer, false),
+    ("disabled", Type::Boolean, false),
+];
+
+/// What is more than a word of a key.
+fn key_fields(key: ObjectBuilder) -> ObjectBuilder {
+    let limits = object(&[
+        ("requests_per_minute", Type::Integer, false),
+        ("tokens_per_minute", Type::Integer, false),
+        ("at_once", Type::Integer, false),
+    ]);
+    key.property("limits", limits)
+        .property("budget", or_null(budget()))
+        .property("models", ArrayBuilder::new().items(typed(Type::String)))
+        .property("labels", typed(Type::Object))
+}
+
+fn budget() -> ObjectBuilder {
+    object(&[
+        ("window", Type::String, true),
+        ("tokens", Type::Integer, false),
+        ("usd", Type::String, false),
+    ])
 }
 
 pub(super) fn typed(kind: Type) -> ObjectBuilder {
