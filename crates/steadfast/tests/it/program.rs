@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 /// The program with a clean environment: no keys, so that models are simulated.
 pub(crate) fn steadfast(folder: &Path) -> Command {
@@ -52,7 +53,8 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 /// A program that is ended with the test, whatever happens.
 pub(crate) struct Running {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    /// Read at once, by a thread of its own: a program that nobody reads would stand still.
+    lines: Receiver<String>,
 }
 
 impl Running {
@@ -62,13 +64,18 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let said = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            // The end of the test is the end of its interest.
+            said.map_while(Result::ok).all(|line| sender.send(line).is_ok())
+        });
         Self { child, lines }
     }
 
     /// The next line on standard error; `None` at the end.
     pub(crate) fn line(&mut self) -> Option<String> {
-        self.lines.next().and_then(Result::ok)
+        self.lines.recv().ok()
     }
 
     /// Reads lines until one holds the text.
