@@ -186,6 +186,8 @@ pub enum TimeoutLayer {
     FirstItem,
     /// The limit between two items of a stream.
     Idle,
+    /// The limit of a whole stream that is handed on.
+    Stream,
 }
 
 impl std::fmt::Display for TimeoutLayer {
@@ -195,6 +197,7 @@ impl std::fmt::Display for TimeoutLayer {
             Self::Total => "`total_timeout` or the caller's deadline",
             Self::FirstItem => "`first_item_timeout`",
             Self::Idle => "`idle_timeout`",
+            Self::Stream => "`stream_timeout`",
         })
     }
 }

@@ -16,7 +16,9 @@ use crate::hedge::open_stream;
 use crate::retry::Ended;
 use crate::run::{Outgoing, Run, enter};
 use crate::shared::Shared;
-use crate::{Attempt, CallContext, CallError, Classify, Effect, Guard, TimeoutLayer, Verdict};
+use crate::{
+    Attempt, CallContext, CallError, Classify, Effect, Guard, Policy, TimeoutLayer, Verdict,
+};
 
 /// The items of a guarded stream. It holds the permit, the breaker's ticket and what was reserved until its
 /// end, and says what the end means: complete, cut, failed or stalled.
@@ -35,7 +37,7 @@ pub struct GuardedStream<'g, S, I, E, L> {
     attempts: u32,
     began: Instant,
     idle: Duration,
-    /// The attempt's own limit, and what it is called.
+    /// The limit of the whole stream, and what it is called.
     deadline: Instant,
     limit: (TimeoutLayer, Duration),
     /// Cut after the first item, on purpose.
@@ -116,7 +118,7 @@ impl Guard {
                 Ok((stream, first)) => {
                     let Outgoing { started, drill, .. } = run.out;
                     let attempt = run.out.attempt(run.limits());
-                    let limit = run.out.limit(run.limits());
+                    let (deadline, limit) = whole_limit(started, &run.policy, &context);
                     return Ok(GuardedStream {
                         shared,
                         permit: Some(permit),
@@ -127,10 +129,10 @@ impl Guard {
                         attempts: attempt.number,
                         began: started,
                         idle: run.policy.idle_timeout,
-                        deadline: attempt.deadline,
+                        deadline,
                         limit,
                         is_cut: drill.cuts(),
-                        timer: Box::pin(sleep_until(attempt.deadline)),
+                        timer: Box::pin(sleep_until(deadline)),
                         waits: false,
                         error: PhantomData,
                     });
@@ -139,6 +141,20 @@ impl Guard {
             };
             run.fail(permit, end).await?;
         }
+    }
+}
+
+/// When a stream that began at `started` must have ended, and which limit that is: the policy's, or the
+/// caller's deadline if that is sooner.
+fn whole_limit(
+    started: Instant,
+    policy: &Policy,
+    context: &CallContext,
+) -> (Instant, (TimeoutLayer, Duration)) {
+    let own = started + policy.stream_timeout;
+    match context.deadline.filter(|deadline| *deadline < own) {
+        Some(deadline) => (deadline, (TimeoutLayer::Total, deadline - started)),
+        None => (own, (TimeoutLayer::Stream, policy.stream_timeout)),
     }
 }
 
@@ -160,9 +176,9 @@ impl<S, I, E: Classify, L> GuardedStream<'_, S, I, E, L> {
         let (class, retry_after) = end.said();
         let (effect, attempts, began) = (self.effect, self.attempts, self.began);
         let ended = Ended { class, effect, retry_after, attempts, began };
-        let timed_out = matches!(end, End::TimedOut(TimeoutLayer::Attempt, _));
+        // How long a stream is handed on says nothing of how long attempts take.
         let (verdict, took, cost) = (ended.verdict(at), at - began, Cost::AsReserved);
-        permit.settle(Settlement { verdict, timed_out, took, cost, at });
+        permit.settle(Settlement { verdict, timed_out: false, took, cost, at });
         let (dependency, outcome_unknown) =
             (Arc::clone(&self.shared.name), ended.outcome_unknown());
         Some(match end {

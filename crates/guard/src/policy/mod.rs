@@ -42,9 +42,14 @@ pub struct Policy {
     /// Default 60 s.
     #[serde(with = "humantime_serde")]
     pub first_item_timeout: Duration,
-    /// Limit between two items of a stream, within `attempt_timeout`. Default 45 s.
+    /// Limit between two items of a stream. Default 45 s.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// Limit of a stream that is handed on ([`Guard::stream`](crate::Guard::stream)), from the start of its
+    /// attempt to its end; `attempt_timeout` and `total_timeout` are over with its first item. Default 10 min,
+    /// which is how long the SDKs of providers wait.
+    #[serde(with = "humantime_serde")]
+    pub stream_timeout: Duration,
     /// When and how a failed attempt is repeated.
     pub retry: RetryPolicy,
     /// When the dependency is left alone.
@@ -71,6 +76,7 @@ impl Default for Policy {
             total_timeout: Duration::from_secs(120),
             first_item_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(45),
+            stream_timeout: Duration::from_secs(600),
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
             rate: RatePolicy::default(),
@@ -107,6 +113,7 @@ impl Policy {
             ("total_timeout", self.total_timeout),
             ("first_item_timeout", self.first_item_timeout),
             ("idle_timeout", self.idle_timeout),
+            ("stream_timeout", self.stream_timeout),
         ] {
             if value.is_zero() {
                 return Err(refuse(

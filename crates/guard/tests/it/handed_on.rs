@@ -97,8 +97,7 @@ async fn r7_what_goes_wrong_before_the_first_item_is_retried_and_nothing_after_i
 
 #[tokio::test(start_paused = true)]
 async fn r3_a_reader_that_takes_an_hour_is_not_the_dependencys_fault() {
-    let guard =
-        guard(Policy { attempt_timeout: secs(7200), total_timeout: secs(7200), ..limits() });
+    let guard = guard(Policy { stream_timeout: secs(7200), ..limits() });
     let open = |_| async { Ok(sends(vec![(0, Ok(1)), (4, Ok(2)), (4, Ok(9))])) };
     let mut stream = guard.stream(READ, open, |item| *item == 9).await.unwrap();
     for expected in [1, 2, 9] {
@@ -109,14 +108,34 @@ async fn r3_a_reader_that_takes_an_hour_is_not_the_dependencys_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r3_the_attempts_limit_holds_within_the_stream() {
-    let guard = guard(Policy { attempt_timeout: secs(10), idle_timeout: secs(60), ..limits() });
+async fn r3_a_stream_outlives_the_limits_of_its_attempt_and_not_its_own() {
+    let policy = Policy {
+        attempt_timeout: secs(10),
+        total_timeout: secs(11),
+        idle_timeout: secs(60),
+        stream_timeout: secs(30),
+        ..limits()
+    };
+    let guard = guard(policy);
     let start = Instant::now();
-    let (items, error) = read(&guard, vec![(4, Ok(1)), (4, Ok(2)), (4, Ok(9))]).await;
+    let (items, error) = read(&guard, vec![(4, Ok(1)), (20, Ok(2)), (20, Ok(9))]).await;
     assert_eq!(items, [1, 2]);
     let error = error.expect("late");
-    assert!(matches!(error, CallError::TimedOut { layer: TimeoutLayer::Attempt, .. }), "{error}");
-    assert_eq!(start.elapsed(), secs(10));
+    assert!(matches!(error, CallError::TimedOut { layer: TimeoutLayer::Stream, .. }), "{error}");
+    assert_eq!(start.elapsed(), secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_a_callers_deadline_holds_within_the_stream() {
+    let guard = guard(Policy { idle_timeout: secs(60), ..limits() });
+    let start = Instant::now();
+    let context = CallContext { deadline: Some(start + secs(9)), ..READ };
+    let open = |_| async { Ok(sends(vec![(4, Ok(1)), (60, Ok(9))])) };
+    let mut stream = guard.stream(context, open, |item| *item == 9).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), 1);
+    let error = stream.next().await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut { layer: TimeoutLayer::Total, .. }), "{error}");
+    assert_eq!(start.elapsed(), secs(9));
 }
 
 #[tokio::test(start_paused = true)]
