@@ -2,9 +2,12 @@
 //! with that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
+use steadfast_guard::Policy;
 use steadfast_providers::model::Usage;
 use steadfast_providers::wire::{Reader, Wire};
 use tracing::warn;
@@ -54,9 +57,17 @@ impl Tally {
     }
 }
 
+/// How long a call may take at most.
+const fn longest(ask: &Ask, policy: &Policy) -> Duration {
+    let attempts = policy.total_timeout;
+    if ask.peek.stream { attempts.saturating_add(policy.stream_timeout) } else { attempts }
+}
+
 /// A call that is paid for.
 pub(super) struct Paid {
     reservation: Option<Reservation>,
+    /// Whether any attempt has left: until then nobody can charge for it.
+    has_left: AtomicBool,
     input_bound: u64,
     pub(super) cap: Option<u64>,
     pub(super) tally: Arc<Mutex<Tally>>,
@@ -65,9 +76,10 @@ pub(super) struct Paid {
 impl Paid {
     /// Reserves for a call that goes this way. To count tokens costs nothing.
     pub(super) async fn reserve(inner: &Inner, ask: &Ask, way: &Way) -> Result<Self, NotReserved> {
-        let (input_bound, tally) = (ask.input_bound, Arc::default());
+        let (has_left, input_bound, tally) =
+            (AtomicBool::new(false), ask.input_bound, Arc::default());
         if ask.wire == Wire::CountTokens {
-            return Ok(Self { reservation: None, input_bound, cap: None, tally });
+            return Ok(Self { reservation: None, has_left, input_bound, cap: None, tally });
         }
         let deployment = way.deployment.as_ref();
         let model = Some(format!("{}/{}", deployment.provider, deployment.model));
@@ -82,21 +94,19 @@ impl Paid {
             audio: ask.peek.has_audio,
             service: ask.peek.service_tier.as_deref(),
             simulated: deployment.simulated,
-            within: way.guard.policy().total_timeout,
+            within: longest(ask, &way.guard.policy()),
         };
         let reservation = inner.cashier.reserve(purchase).await?;
         for nearing in reservation.nearing() {
             warn!("{nearing}");
         }
         let cap = reservation.cap();
-        Ok(Self { reservation: Some(reservation), input_bound, cap, tally })
+        Ok(Self { reservation: Some(reservation), has_left, input_bound, cap, tally })
     }
 
-    /// It leaves now.
-    pub(super) fn sent(&mut self) {
-        if let Some(reservation) = &mut self.reservation {
-            reservation.sent();
-        }
+    /// An attempt leaves now.
+    pub(super) fn leaves(&self) {
+        self.has_left.store(true, Ordering::Release);
     }
 
     /// Charges what the answer says.
@@ -116,6 +126,10 @@ impl Paid {
 impl Drop for Paid {
     fn drop(&mut self) {
         let Some(mut reservation) = self.reservation.take() else { return };
+        if !*self.has_left.get_mut() {
+            return reservation.release();
+        }
+        reservation.sent();
         let tally = self.tally.lock();
         if tally.is_final {
             reservation.settle(&tally.model, tally.usage, false);

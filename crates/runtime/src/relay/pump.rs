@@ -174,14 +174,14 @@ async fn whole_way(
     way: &Way,
     line: &Line,
 ) -> Result<(WholeAnswer, AnswerFacts), Failed> {
-    let (mut paid, upstream, body) = prepare(inner, ask, way).await?;
-    paid.sent();
+    let (paid, upstream, body) = prepare(inner, ask, way).await?;
     let mut context = context(ask, way);
     context.deadline = ask.within.map(|within| Instant::now() + within);
     let send = |attempt: Attempt| {
-        let (upstream, body) = (&upstream, body.clone());
+        let (upstream, body, paid) = (&upstream, body.clone(), &paid);
         async move {
             line.leave(attempt)?;
+            paid.leaves();
             let answer = upstream.send(way.wire, &ask.headers, body).await?;
             if !answer.status.is_success() {
                 return Err(answer.failure().await.0);
@@ -247,12 +247,12 @@ async fn open(
 }
 
 async fn stream_way(inner: &Inner, ask: &Ask, way: &Way, line: &Line) -> Result<(), Failed> {
-    let (mut paid, upstream, body) = prepare(inner, ask, way).await?;
-    paid.sent();
+    let (paid, upstream, body) = prepare(inner, ask, way).await?;
     let attempt = |attempt: Attempt| {
         let (upstream, body, paid) = (&upstream, body.clone(), &paid);
         async move {
             line.leave(attempt)?;
+            paid.leaves();
             open(inner, ask, way, (upstream, body), paid).await
         }
     };

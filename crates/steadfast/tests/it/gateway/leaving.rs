@@ -13,8 +13,8 @@ use crate::http::post;
 
 const BUDGET: &str = "[[budget]]\nscope = \"tenant\"\nwindow = \"whole\"\ntokens = 100000\n";
 
-/// Asks, and goes once the provider has been reached.
-fn ask_and_leave(world: &World, stream: bool) -> u64 {
+/// Sends a request; the socket, and the tokens that it may use.
+fn ask(world: &World, stream: bool) -> (TcpStream, u64) {
     let (path, body) = asks("chat", stream, 100);
     let at = world.address();
     let mut socket = TcpStream::connect(at).expect("connects");
@@ -24,9 +24,15 @@ fn ask_and_leave(world: &World, stream: bool) -> u64 {
         body.len()
     );
     socket.write_all(head.as_bytes()).expect("written");
+    (socket, tokens::upper_bound(body.as_bytes()) + 100)
+}
+
+/// Asks, and goes once the provider has been reached.
+fn ask_and_leave(world: &World, stream: bool) -> u64 {
+    let (socket, bound) = ask(world, stream);
     until("the provider is reached", || (world.requests() > 0).then_some(()));
     drop(socket);
-    tokens::upper_bound(body.as_bytes()) + 100
+    bound
 }
 
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -68,6 +74,22 @@ fn g9_a_call_that_is_ended_with_its_caller_is_charged_as_reserved_while_nothing_
     world.faults(&json!([{"every": 1, "kind": "stall_before_first_byte"}]));
     let bound = ask_and_leave(&world, false);
     assert_eq!(charged(&world), i64::try_from(bound).expect("small"));
+}
+
+#[test]
+fn g9_a_call_whose_caller_goes_while_it_waits_for_a_place_costs_nothing() {
+    for stream in [false, true] {
+        let world = World::start(&format!("[policies.\"model:*\"]\nconcurrency = 1\n{BUDGET}"));
+        world.faults(&json!([{"every": 1, "kind": "stall_before_first_byte"}]));
+        let (_first, bound) = ask(&world, stream);
+        until("the provider is reached", || (world.requests() > 0).then_some(()));
+        let (second, _) = ask(&world, stream);
+        let bound = i64::try_from(bound).expect("small");
+        until("both are held", || books(&world).filter(|books| *books == (0, 2 * bound, 0)));
+        drop(second);
+        until("one is given back", || books(&world).filter(|books| *books == (0, bound, 0)));
+        assert_eq!(world.requests(), 1);
+    }
 }
 
 #[test]
