@@ -9,6 +9,7 @@ use serde_json::json;
 use steadfast_providers::process::ProcessOwner;
 use steadfast_runtime::SubmitRun;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -48,8 +49,10 @@ pub(super) async fn serve(
         config.store.url = store;
     }
     let serving = Serving::start(&config, listen).await?;
+    // Whoever reads the banner may ask it to end at once.
+    let mut signals = Signals::listen()?;
     output::talk(&serving.banner());
-    wait_for_signal().await?;
+    signals.next().await;
     serving.stop().await
 }
 
@@ -142,13 +145,28 @@ impl Serving {
     }
 }
 
-pub(super) async fn wait_for_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = terminate.recv() => {}
+/// What asks the program to end: SIGTERM and Ctrl-C, from the moment of [`Signals::listen`] on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+pub(super) async fn wait_for_signal() -> anyhow::Result<()> {
+    Signals::listen()?.next().await;
     Ok(())
 }
 
