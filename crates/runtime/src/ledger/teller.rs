@@ -87,15 +87,15 @@ impl OpenHold {
 
     /// Says what is to be charged if nothing else is said.
     pub(crate) fn note(&mut self, amounts: Amounts, tallies: Option<Vec<Account>>, body: Bytes) {
-        self.last =
-            Settlement { id: self.last.id, amounts, tallies, body: Some(body), unheld: None };
+        let (id, unheld) = (self.last.id, self.last.unheld.take());
+        self.last = Settlement { id, amounts, tallies, body: Some(body), unheld };
     }
 
     /// Releases it: nothing was done under it after all.
     pub(crate) fn release(mut self) {
-        let id = self.last.id;
-        self.last =
-            Settlement { id, amounts: Amounts::default(), tallies: None, body: None, unheld: None };
+        let (id, unheld) = (self.last.id, self.last.unheld.take());
+        let amounts = Amounts::default();
+        self.last = Settlement { id, amounts, tallies: None, body: None, unheld };
     }
 }
 

@@ -103,6 +103,33 @@ async fn g9_a_call_is_charged_as_far_as_it_went() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p10_a_call_that_no_budget_is_on_is_charged_when_it_has_ended() {
+    let store = Arc::new(MemoryStore::new());
+    let desk = cashier(&store, Vec::new());
+    let payer = payer();
+    let ask = || purchase(&payer, 100, Some(200));
+    drop(desk.reserve(ask()).await.expect("nothing is in its way"));
+    let mut released = desk.reserve(ask()).await.expect("nothing is in its way");
+    released.sent();
+    released.release();
+    let mut unseen = desk.reserve(ask()).await.expect("nothing is in its way");
+    unseen.sent();
+    let mut whole = desk.reserve(ask()).await.expect("nothing is in its way");
+    whole.sent();
+    let charged = whole.settle("gpt-6.1-sol", usage(90, 30), false);
+    let unseen_id = unseen.id();
+    drop(unseen);
+    desk.close().await;
+    let entries = store.entries(EntryFilter::default()).await.expect("the store is there");
+    let mut kept: Vec<_> = entries.iter().map(|entry| (entry.id, entry.amounts.tokens)).collect();
+    kept.sort_unstable();
+    let mut expected = vec![(unseen_id, 300), (charged.id, 120)];
+    expected.sort_unstable();
+    assert_eq!(kept, expected);
+    assert!(entries.iter().all(|entry| entry.kind == EntryKind::Settled), "{entries:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn g9_what_a_dead_node_held_is_charged_in_full_and_late_usage_puts_it_right() {
     let store = Arc::new(MemoryStore::new());
     let desk = cashier(&store, vec![budget(Scope::Tenant, Window::Day, 1_000)]);
