@@ -179,13 +179,14 @@ pub(super) async fn sim(
         bail!("`--listen` is {listen}: the simulated provider serves loopback addresses only");
     }
     let provider = SimulatedProvider::start(script, Some(listen), journal).await?;
+    let mut signals = Signals::listen()?;
     output::talk(&format!(
         "SIMULATED provider `{}`: OpenAI base URL http://{}/v1, Anthropic base URL http://{}",
         provider.name(),
         provider.address(),
         provider.address()
     ));
-    wait_for_signal().await?;
+    signals.next().await;
     provider.stop().await;
     Ok(Exit::Done)
 }
