@@ -22,6 +22,7 @@ fn r16_validate_names_the_key_that_cannot_be_kept() {
     assert_eq!(key_of(|p| p.total_timeout = ZERO), "total_timeout");
     assert_eq!(key_of(|p| p.first_item_timeout = ZERO), "first_item_timeout");
     assert_eq!(key_of(|p| p.idle_timeout = ZERO), "idle_timeout");
+    assert_eq!(key_of(|p| p.stream_timeout = ZERO), "stream_timeout");
     assert_eq!(key_of(|p| p.retry.base_delay = Some(p.retry.max_delay * 2)), "retry.base_delay");
     assert_eq!(key_of(|p| p.breaker.consecutive_failures = 0), "breaker.consecutive_failures");
     assert_eq!(key_of(|p| p.breaker.half_open_probes = 0), "breaker.half_open_probes");
