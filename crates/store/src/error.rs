@@ -102,7 +102,7 @@ pub enum StoreError {
     },
     /// The store that an archive was to be taken into holds something.
     #[error(
-        "{place} holds runs, facts or keys already: an archive is imported into an empty store"
+        "{place} holds runs, facts, keys or accounts already: an archive is imported into an empty store"
     )]
     Occupied {
         /// Which store.
